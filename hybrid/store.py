@@ -1,0 +1,173 @@
+"""The instances' store: one directory each, made by an atomic rename, read by any process.
+
+    instances/NAME/instance.json   the record: what it is, and how to find what runs
+    instances/NAME/lock            held (flock) by the process that is changing it
+    instances/NAME/…               the writable layer, logs and the engine's files
+
+A directory whose name starts with a dot is one that never was finished; `prune` removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hybrid.driver import Kind
+from hybrid.errors import HybridError, InstanceError
+from hybrid.home import Home
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is saved of an instance. Frozen: a change is a new record, saved in the old one's place."""
+
+    name: str
+    id: str
+    """Sixteen hex digits, never used again: names cgroups and sockets."""
+    kind: Kind
+    image: str
+    """The image's digest."""
+    image_name: str
+    command: tuple[str, ...]
+    created: float
+    """Seconds since the epoch."""
+    directory: Path
+    stop_signal: int = 15
+    stop_timeout: float = 10.0
+    engine: dict[str, Any] = field(default_factory=dict)
+    """What the driver needs to find what runs: pids with start times, paths. JSON values only."""
+
+    def save(self) -> None:
+        """Write the record in one atomic step."""
+        values = asdict(self) | {"kind": self.kind.value}
+        del values["directory"]
+        write_atomically(self.directory / "instance.json", json.dumps(values, indent=1).encode())
+
+    @classmethod
+    def load(cls, directory: Path) -> Record:
+        """Read the record in `directory`; InstanceError when there is none that can be read."""
+        try:
+            values = json.loads((directory / "instance.json").read_bytes())
+            values["kind"] = Kind(values["kind"])
+            values["command"] = tuple(values["command"])
+            return cls(directory=directory, **values)
+        except FileNotFoundError:
+            raise InstanceError(
+                f"no instance is named {directory.name!r}", mend="hybrid ps -a lists what there is"
+            ) from None
+        except (ValueError, TypeError, KeyError) as error:
+            raise InstanceError(
+                f"the record of {directory.name!r} is damaged: {error}",
+                where=str(directory / "instance.json"),
+                mend=f"hybrid rm --force {directory.name}",
+            ) from None
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Put `data` at `path` so that a reader sees either the old file or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def new_id() -> str:
+    """A fresh identifier for an instance."""
+    return secrets.token_hex(8)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the exclusive lock on `path`; BlockingIOError when another has it and `wait` is false."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class InstanceStore:
+    """All instances of one home."""
+
+    def __init__(self, home: Home) -> None:
+        self.directory = home.instances
+
+    @contextmanager
+    def making(self, name: str) -> Iterator[tuple[Path, Callable[[Record], Record]]]:
+        """A fresh hidden directory, and the function that gives it its name once its record is whole.
+
+        If the block ends without that, the directory is removed.
+        """
+        if not NAME.fullmatch(name):
+            raise InstanceError(f"{name!r} is no instance name", mend="use letters, digits, '_', '.' and '-'")
+        if self.path(name).exists():
+            raise self._taken(name)
+        hidden = self.directory / f".{name}.{secrets.token_hex(4)}"
+        hidden.mkdir(parents=True, mode=0o711)
+
+        def commit(record: Record) -> Record:
+            record.save()
+            try:
+                hidden.rename(self.path(name))
+            except OSError:
+                raise self._taken(name) from None
+            return Record.load(self.path(name))
+
+        try:
+            yield hidden, commit
+        except BaseException:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise
+
+    def path(self, name: str) -> Path:
+        return self.directory / name
+
+    def get(self, name: str) -> Record:
+        """The record of the instance of that name, or of the only one whose id starts so."""
+        if NAME.fullmatch(name) and (self.path(name) / "instance.json").exists():
+            return Record.load(self.path(name))
+        by_id = [record for record in self if record.id.startswith(name)] if len(name) >= 4 else []
+        return by_id[0] if len(by_id) == 1 else Record.load(self.path(name))
+
+    def __iter__(self) -> Iterator[Record]:
+        """Every readable record, oldest first."""
+        records = []
+        if self.directory.exists():
+            for directory in self.directory.iterdir():
+                if not directory.name.startswith("."):
+                    try:
+                        records.append(Record.load(directory))
+                    except HybridError:
+                        continue
+        return iter(sorted(records, key=lambda record: record.created))
+
+    def free_name(self, stem: str) -> str:
+        """A name that starts with `stem` and is not taken."""
+        return f"{stem}-{secrets.token_hex(3)}"
+
+    @staticmethod
+    def _taken(name: str) -> InstanceError:
+        return InstanceError(f"the name {name!r} is in use", mend=f"hybrid rm {name}, or another --name")
+
+
+def now() -> float:
+    """Seconds since the epoch, for records that people read; never for measuring."""
+    return time.time()
