@@ -10,12 +10,12 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from hybrid.errors import HostError, ToolError
 
-type Argument = str | os.PathLike[str]
-type Stream = int | IO[bytes] | None
+Argument: TypeAlias = str | os.PathLike[str]
+Stream: TypeAlias = int | IO[bytes] | None
 
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
