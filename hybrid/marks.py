@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
+from itertools import pairwise
 
 
 class Mark(StrEnum):
@@ -36,13 +37,14 @@ class Marks(dict[Mark, int]):
     def phases(self) -> dict[str, float]:
         """Seconds from each mark to the one before it, by the name of the later mark.
 
-        The time between READY and STOPPING is the instance's life, not a phase, and is left out.
+        What lies between the last start-up mark and STOPPING (or an end that nobody asked for) is the
+        instance's life, not a phase, and is left out.
         """
         present = [mark for mark in Mark if mark in self]
         return {
             later.value: (self[later] - self[earlier]) / 1e9
-            for earlier, later in zip(present, present[1:], strict=False)
-            if later is not Mark.STOPPING
+            for earlier, later in pairwise(present)
+            if later is not Mark.STOPPING and (later is not Mark.STOP or earlier is Mark.STOPPING)
         }
 
     def seconds(self, start: Mark, end: Mark) -> float | None:
