@@ -4,7 +4,8 @@
     instances/NAME/lock            held (flock) by the process that is changing it
     instances/NAME/…               the writable layer, logs and the engine's files
 
-A directory whose name starts with a dot is one that never was finished; `prune` removes it.
+A directory whose name starts with a dot is one that was never finished. It is locked (flock) while its
+maker lives; one that nobody locks is what a killed maker left, and `prune` removes it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -77,7 +77,7 @@ class Record:
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Put `data` at `path` so that a reader sees either the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{_token(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -88,9 +88,14 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o600) -> None:
         raise
 
 
+def _token(length: int) -> str:
+    """Random hex digits for `length` bytes; the module secrets does the same and costs 4 ms to import."""
+    return os.urandom(length).hex()
+
+
 def new_id() -> str:
     """A fresh identifier for an instance."""
-    return secrets.token_hex(8)
+    return _token(8)
 
 
 @contextmanager
@@ -120,8 +125,7 @@ class InstanceStore:
             raise InstanceError(f"{name!r} is no instance name", mend="use letters, digits, '_', '.' and '-'")
         if self.path(name).exists():
             raise self._taken(name)
-        hidden = self.directory / f".{name}.{secrets.token_hex(4)}"
-        hidden.mkdir(parents=True, mode=0o711)
+        hidden, lock = self._hidden(name)
 
         def commit(record: Record) -> Record:
             record.save()
@@ -136,6 +140,39 @@ class InstanceStore:
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
             raise
+        finally:
+            os.close(lock)
+
+    def _hidden(self, name: str) -> tuple[Path, int]:
+        """A new hidden directory and the descriptor that locks it."""
+        hidden = self.directory / f".{name}.{_token(4)}"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with locked(self.directory / ".lock"):
+            hidden.mkdir(mode=0o711)
+            lock = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return hidden, lock
+
+    def abandoned(self) -> Iterator[Path]:
+        """Hidden directories whose maker was killed."""
+        if not self.directory.exists():
+            return
+        with locked(self.directory / ".lock"):
+            found = [path for path in self.directory.glob(".*.*") if path.is_dir() and not _is_locked(path)]
+        yield from found
+
+    def damaged(self) -> Iterator[str]:
+        """The names of instances whose record cannot be read."""
+        if not self.directory.exists():
+            return
+        for directory in sorted(self.directory.iterdir()):
+            if directory.name.startswith(".") or not directory.is_dir():
+                continue
+            try:
+                Record.load(directory)
+            except HybridError:
+                if directory.exists():
+                    yield directory.name
 
     def path(self, name: str) -> Path:
         return self.directory / name
@@ -145,7 +182,11 @@ class InstanceStore:
         if NAME.fullmatch(name) and (self.path(name) / "instance.json").exists():
             return Record.load(self.path(name))
         by_id = [record for record in self if record.id.startswith(name)] if len(name) >= 4 else []
-        return by_id[0] if len(by_id) == 1 else Record.load(self.path(name))
+        if len(by_id) == 1:
+            return by_id[0]
+        if not NAME.fullmatch(name):
+            raise InstanceError(f"no instance is named {name!r}", mend="hybrid ps -a lists what there is")
+        return Record.load(self.path(name))
 
     def __iter__(self) -> Iterator[Record]:
         """Every readable record, oldest first."""
@@ -161,11 +202,26 @@ class InstanceStore:
 
     def free_name(self, stem: str) -> str:
         """A name that starts with `stem` and is not taken."""
-        return f"{stem}-{secrets.token_hex(3)}"
+        return f"{stem}-{_token(3)}"
 
     @staticmethod
     def _taken(name: str) -> InstanceError:
         return InstanceError(f"the name {name!r} is in use", mend=f"hybrid rm {name}, or another --name")
+
+
+def _is_locked(directory: Path) -> bool:
+    """Whether a living process holds the lock on `directory`."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def now() -> float:

@@ -1,0 +1,112 @@
+"""`hybrid run`: one instance, in the foreground or detached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hybrid.cli.signals import forwarded
+from hybrid.driver import Kind
+
+if TYPE_CHECKING:
+    from hybrid.driver import Instance, Stdio
+    from hybrid.interrupt import Interrupts
+
+CONTEXT = {"allow_interspersed_args": False}
+
+START_SECONDS = 120.0
+"""How long an instance may take until its command is executed. An emulated VM on a busy host needs most of it."""
+
+
+def run(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="SPEC|IMAGE", help="A spec's file, or an image's name.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[--] COMMAND...", help="What to run instead of the spec's command.")
+    ] = None,
+    kind: Annotated[
+        Kind | None, typer.Option("--as", help="The isolation model; else the spec's `isolation`, else container.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--rm", help="Remove the instance when it ends.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running and print its name.")] = False,
+    name: Annotated[str | None, typer.Option("--name", help="The instance's name; else one is made up.")] = None,
+) -> int:
+    """Run a spec or an image as a virtual machine, as a container or on the bare host.
+
+    Standard input, output, error and signals pass through to the command, and its exit status is
+    ours: 125 when hybrid itself failed, 126 when the command cannot be executed, 127 when it is not
+    there, 128+n when signal n ended it. All that follows SPEC belongs to the command.
+
+    Examples:
+
+      hybrid run --rm --as vm web.yaml
+
+      hybrid run --rm --as container web.yaml -- sh -c 'echo hello'
+
+      hybrid run -d --name cache redis.yaml
+    """
+    if remove and detach:
+        raise typer.BadParameter("no daemon stays behind to remove a detached instance", param_hint="--rm with -d")
+    interrupts: Interrupts = context.obj
+    words = command or []
+    make = _plan(target, kind)
+    with ExitStack() as ending:
+        with interrupts.shield():
+            instance = make(words[1:] if words[:1] == ["--"] else words, name)
+            ending.callback(_destroy, instance, interrupts)
+            instance.start(None if detach else _standard_streams())
+        instance.wait_entrypoint(START_SECONDS)
+        if detach:
+            ending.pop_all()
+            print(instance.record.name)
+            return 0
+        with forwarded(instance.signal):
+            code = instance.wait()
+        if not remove:
+            ending.pop_all()
+        return code
+
+
+def _plan(target: str, kind: Kind | None) -> Callable[[list[str], str | None], Instance]:
+    """All that takes long or can be refused before there is an instance; returns what makes it."""
+    from hybrid import drivers, launch
+    from hybrid.cli.progress import progress
+    from hybrid.home import default_home
+    from hybrid.images import ImageStore
+
+    home = default_home()
+    spec = launch.load(target)
+    driver = drivers.driver(launch.kind_of(spec, kind), home)
+    launch.check(driver)
+    with progress() as show:
+        image = ImageStore(home).ensure(spec, show)
+    driver.prepare(image)
+    return lambda command, name: launch.create(spec, image, driver, home, command=command, name=name)
+
+
+def _destroy(instance: Instance, interrupts: Interrupts) -> None:
+    """Remove the instance, whatever signal comes meanwhile."""
+    with interrupts.shield():
+        instance.destroy()
+
+
+def _standard_streams() -> Stdio:
+    """Our own descriptors 0, 1 and 2; what we were started without is empty or goes nowhere."""
+    from hybrid.driver import Stdio
+
+    for number in (1, 2):
+        if not _is_open(number):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return Stdio(0 if _is_open(0) else -1, 1, 2)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
