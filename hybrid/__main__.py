@@ -38,7 +38,7 @@ def run(words: Sequence[str]) -> int:
             code = 128 + interrupts.number
         sys.stdout.flush()
     except BrokenPipeError:
-        code = 128 + 13  # as if SIGPIPE had ended us: whoever read our output has gone
+        code = 1  # whoever read our output has gone and needs no message; typer does the same
     return code
 
 
