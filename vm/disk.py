@@ -1,0 +1,64 @@
+"""A VM's disk: one ext4 file per image, made from the tree without mounting, and a qcow2 layer per instance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hybrid.errors import HostError, ToolError
+from hybrid.home import Home
+from hybrid.image import Image
+from hybrid.process import need, run
+from hybrid.store import locked
+
+SIZE = 10 << 30
+"""Bytes that the guest sees; the file is sparse and takes only what is written."""
+
+
+def image_disk(home: Home, image: Image) -> Path:
+    """The ext4 file of an image, made when it is missing. Atomic, and safe in parallel."""
+    folder = home.cache / "disks"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{image.digest.removeprefix('sha256:')}.ext4"
+    if path.exists():
+        return path
+    with locked(folder / f"{path.name}.lock"):
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            try:
+                make_ext4(image.tree, temporary)
+                temporary.rename(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+    return path
+
+
+def make_ext4(tree: Path, path: Path) -> None:
+    """Write `tree`, with owners, links, devices and extended attributes, to a new ext4 file system.
+
+    The journal is kept small: a guest's writes must survive its being killed, and no more.
+    """
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    try:
+        run(
+            [
+                need("mke2fs", "e2fsprogs"),
+                *("-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=8"),
+                *("-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"),
+                *("-d", tree, path),
+            ]
+        )
+    except ToolError as error:
+        if "No space left" in error.stderr or "short write" in error.stderr:
+            raise HostError("the disk is full", where=str(path), mend="free some space, or set HYBRID_HOME") from None
+        raise HostError(f"the VM's disk cannot be made: {error.what}", where=str(path), mend="hybrid doctor") from None
+
+
+def instance_disk(base: Path, path: Path) -> None:
+    """A copy-on-write layer over the image's disk."""
+    try:
+        run([need("qemu-img", "qemu-utils"), "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, path])
+    except ToolError as error:
+        raise HostError(
+            f"the writable layer cannot be made: {error.what}", where=str(path), mend="hybrid doctor"
+        ) from None
