@@ -1,0 +1,198 @@
+"""The five questions, answered from what was measured here and from nothing else.
+
+Values only: which sentence a finding becomes, and how a cell reads, is the report's to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from hybrid import capabilities
+from hybrid.driver import Evidence, Kind
+from hybrid.machine import Machine
+from hybrid.metrics import BY_KEY
+from hybrid.result import Answer, Cell, Comparison, Finding, KindResult, Question, Row
+
+Kinds = Mapping[Kind, KindResult]
+
+RESOURCES = ("cpu", "memory.pss", "memory.private", "disk")
+
+_SECCOMP = {0: "none", 1: "strict", 2: "filter"}
+
+_ENGINE = ("accelerator", "kernel")
+"""Facts that have rows of their own."""
+
+
+def answers(
+    kinds: Kinds, ratios: Sequence[Comparison], machine: Machine, digest: str, tree_bytes: int
+) -> tuple[Answer, ...]:
+    """The answers, in the order in which they are asked."""
+    return (
+        Answer(Question.OS, tuple(_os_rows(kinds, machine)), tuple(_os_findings(kinds, machine))),
+        Answer(
+            Question.BOOT,
+            tuple(_metric_rows(kinds, ("boot", "ready"))),
+            (*_differences(ratios, _last_reached(kinds)), *_emulated(kinds)),
+        ),
+        Answer(
+            Question.RESOURCES,
+            (*_metric_rows(kinds, RESOURCES), *_disk_rows(kinds, tree_bytes)),
+            (*_differences(ratios, ("cpu", "memory.pss")), *_emulated(kinds)),
+        ),
+        Answer(Question.ISOLATION, tuple(_isolation_rows(kinds, machine)), tuple(_isolation_findings(kinds, machine))),
+        Answer(Question.PORTABILITY, tuple(_portability_rows(kinds, digest)), tuple(_portability_findings(kinds))),
+    )
+
+
+def shares_kernel(evidence: Evidence, machine: Machine) -> bool:
+    """Whether the instance ran on this host's own kernel: its boot identifier is never used twice."""
+    return evidence.boot_id == machine.boot_id
+
+
+def own_namespaces(evidence: Evidence, machine: Machine) -> tuple[str, ...]:
+    """The namespaces of the instance that are not the host's; all of them under another kernel."""
+    if not shares_kernel(evidence, machine):
+        return tuple(sorted(evidence.namespaces))
+    return tuple(
+        sorted(name for name, link in evidence.namespaces.items() if machine.namespaces.get(name, link) != link)
+    )
+
+
+def host_uid_of_root(uid_map: str) -> int | None:
+    """The outside uid that uid 0 inside is, from a /proc/PID/uid_map; None when it is mapped to none."""
+    for line in uid_map.splitlines():
+        fields = line.split()
+        if len(fields) == 3 and fields[0] == "0" and int(fields[2]) > 0:
+            return int(fields[1])
+    return None
+
+
+def _row(name: str, kinds: Kinds, read: Callable[[Evidence], Cell]) -> Row:
+    return Row(name, {kind: None if each.evidence is None else read(each.evidence) for kind, each in kinds.items()})
+
+
+def _os_rows(kinds: Kinds, machine: Machine) -> Iterator[Row]:
+    yield _row("kernel it saw", kinds, lambda seen: seen.kernel_release)
+    yield _row("the host's own kernel", kinds, lambda seen: shares_kernel(seen, machine))
+    yield _row("OS it saw", kinds, lambda seen: seen.os_name or "no os-release in the image")
+
+
+def _os_findings(kinds: Kinds, machine: Machine) -> Iterator[Finding]:
+    for kind, seen in _seen(kinds):
+        code = "kernel-shared" if shares_kernel(seen, machine) else "kernel-own"
+        yield Finding(code, kind, values={"release": seen.kernel_release, "host": machine.kernel})
+
+
+def _metric_rows(kinds: Kinds, keys: Sequence[str]) -> Iterator[Row]:
+    for key in keys:
+        medians = {kind: each.metrics[key].median if key in each.metrics else None for kind, each in kinds.items()}
+        yield Row(BY_KEY[key].title, medians, unit=BY_KEY[key].unit)
+
+
+def _disk_rows(kinds: Kinds, tree_bytes: int) -> Iterator[Row]:
+    yield Row("disk, image, shared", {kind: tree_bytes for kind in kinds}, unit="B")
+    yield Row("disk, made from it, shared", {kind: each.prepare_bytes for kind, each in kinds.items()}, unit="B")
+
+
+def _last_reached(kinds: Kinds) -> tuple[str, ...]:
+    """`ready` where every kind has it, as the user waits for that; else the execution of the command."""
+    return ("ready",) if all("ready" in each.metrics for each in kinds.values()) else ("boot",)
+
+
+def _differences(ratios: Sequence[Comparison], metrics: Sequence[str]) -> Iterator[Finding]:
+    for each in ratios:
+        if each.metric in metrics:
+            interval = each.ratio.interval
+            bounds = {} if interval is None else {"low": interval.low, "high": interval.high}
+            yield Finding(
+                "differs" if each.decides else "undecided",
+                each.kind,
+                each.baseline,
+                {"metric": each.metric, "ratio": each.ratio.value, **bounds},
+            )
+
+
+def _emulated(kinds: Kinds) -> Iterator[Finding]:
+    for kind, each in kinds.items():
+        if each.accelerator == "tcg":
+            yield Finding("emulated", kind)
+
+
+def _isolation_rows(kinds: Kinds, machine: Machine) -> Iterator[Row]:
+    yield _row("host's kernel shared", kinds, lambda seen: shares_kernel(seen, machine))
+    yield _row("namespaces of its own", kinds, lambda seen: own_namespaces(seen, machine))
+    yield _row("namespaces of the host", kinds, lambda seen: _host_namespaces(seen, machine))
+    yield _row("root inside is, to its kernel", kinds, _root)
+    yield _row("capabilities kept", kinds, lambda seen: capabilities.names(seen.capabilities))
+    yield _row("capabilities dropped", kinds, lambda seen: _dropped(seen, machine))
+    yield _row("seccomp", kinds, lambda seen: _SECCOMP.get(seen.seccomp, str(seen.seccomp)))
+    yield _row("no_new_privs", kinds, lambda seen: seen.no_new_privs)
+    for engine, name in _engine_properties(kinds):
+        yield _row(f"{engine} on the host: {name}", kinds, _engine_value(engine, name))
+
+
+def _host_namespaces(seen: Evidence, machine: Machine) -> tuple[str, ...]:
+    return tuple(sorted(set(seen.namespaces) - set(own_namespaces(seen, machine))))
+
+
+def _root(seen: Evidence) -> str:
+    uid = host_uid_of_root(seen.uid_map)
+    if uid is None:
+        return "mapped to no user"
+    return "root" if uid == 0 else f"uid {uid}"
+
+
+def _dropped(seen: Evidence, machine: Machine) -> tuple[str, ...]:
+    return capabilities.names(machine.capabilities & ~seen.capabilities)
+
+
+def _engine_properties(kinds: Kinds) -> list[tuple[str, str]]:
+    found: dict[tuple[str, str], None] = {}
+    for _kind, seen in _seen(kinds):
+        for engine, properties in seen.host_processes.items():
+            found.update(dict.fromkeys((engine, name) for name in properties))
+    return list(found)
+
+
+def _engine_value(engine: str, name: str) -> Callable[[Evidence], Cell]:
+    return lambda seen: seen.host_processes.get(engine, {}).get(name)
+
+
+def _isolation_findings(kinds: Kinds, machine: Machine) -> Iterator[Finding]:
+    for kind, seen in _seen(kinds):
+        values: dict[str, float | str | bool] = {
+            "namespaces": len(own_namespaces(seen, machine)),
+            "capabilities": seen.capabilities.bit_count(),
+            "of": machine.capabilities.bit_count(),
+            "seccomp": _SECCOMP.get(seen.seccomp, str(seen.seccomp)),
+            "no_new_privs": seen.no_new_privs,
+            "root": _root(seen),
+        }
+        if not shares_kernel(seen, machine):
+            for engine, properties in seen.host_processes.items():
+                values |= {"engine": engine, **{f"engine.{key}": value for key, value in properties.items()}}
+            yield Finding("behind-own-kernel", kind, values=values)
+        elif not own_namespaces(seen, machine):
+            yield Finding("not-isolated", kind, values=values)
+        else:
+            yield Finding("on-shared-kernel", kind, values=values)
+
+
+def _portability_rows(kinds: Kinds, digest: str) -> Iterator[Row]:
+    yield Row("image", dict.fromkeys(kinds, digest))
+    names = dict.fromkeys(name for each in kinds.values() for name in each.facts)
+    for name in (*(n for n in names if n in _ENGINE), *(n for n in names if n not in _ENGINE)):
+        yield Row(name, {kind: each.facts.get(name) for kind, each in kinds.items()})
+    yield Row("preparing the image took", {kind: each.prepare_seconds for kind, each in kinds.items()}, unit="s")
+
+
+def _portability_findings(kinds: Kinds) -> Iterator[Finding]:
+    for kind, each in kinds.items():
+        if each.measured:
+            yield Finding("ran-here", kind, values=dict(each.facts))
+
+
+def _seen(kinds: Kinds) -> Iterator[tuple[Kind, Evidence]]:
+    for kind, each in kinds.items():
+        if each.evidence is not None:
+            yield kind, each.evidence

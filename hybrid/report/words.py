@@ -1,0 +1,198 @@
+"""What a result says in sentences: each finding and caution has one, filled with its values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from hybrid.driver import Kind
+from hybrid.metrics import BY_KEY
+from hybrid.report.figures import digits, percent, printable, times, times_range
+from hybrid.result import Caution, Cell, Finding, Question, Result
+from hybrid.stats import Interval
+
+QUESTIONS: Mapping[Question, tuple[str, str]] = {
+    Question.OS: ("OS", "Which kernel and which OS did each see?"),
+    Question.BOOT: ("Boot time", "How long until the command is executed, and until it is ready?"),
+    Question.RESOURCES: ("Resource usage", "What does the host pay for one instance?"),
+    Question.ISOLATION: ("Isolation", "What stands between the command and the host?"),
+    Question.PORTABILITY: ("Portability", "What was needed to run this image here?"),
+}
+
+_ABBREVIATE = 10
+"""Lists longer than this are counted, not spelled out, where there is little room."""
+
+_TOOK = {
+    "boot": "took {ratio} as long as {baseline} until the command was executed",
+    "ready": "took {ratio} as long as {baseline} until it was ready",
+    "cpu": "spent {ratio} the CPU time of {baseline} until it was ready",
+    "memory.pss": "held {ratio} the memory (PSS) of {baseline} at ready",
+}
+
+
+def label(result: Result, kind: Kind) -> str:
+    """A kind as every table and sentence names it: a VM never without its accelerator."""
+    each = result.kinds.get(kind)
+    return f"{kind} ({each.accelerator})" if each is not None and each.accelerator else kind.value
+
+
+def headline(result: Result) -> str:
+    """What was run, in one line."""
+    plan = result.plan
+    runs = f"{plan.runs} runs each" if plan.runs != 1 else "1 run each"
+    return (
+        f"{printable(result.subject.name)}: {', '.join(label(result, kind) for kind in result.kinds)}; "
+        f"{runs} after {plan.warmup} to warm up, in mixed order (seed {plan.seed})"
+    )
+
+
+def machine(result: Result) -> str:
+    """Where it was run, in one line."""
+    here = result.machine
+    virtual = f", itself virtual ({here.virtual})" if here.virtual else ""
+    return printable(
+        f"{here.cpu}, {here.cores} cores, {here.memory_bytes / 2**30:.0f} GiB{virtual}; {here.os_name}, "
+        f"Linux {here.kernel}, cgroups {here.cgroups}; load {result.before.average:.2f} before, "
+        f"{result.after.average:.2f} after"
+    )
+
+
+def readiness(result: Result) -> str:
+    """What `ready` means in this result."""
+    if result.subject.healthcheck:
+        return f"ready: the healthcheck `{printable(' '.join(result.subject.healthcheck))}` passed for the first time"
+    return "ready: the command was executed; the spec has no healthcheck"
+
+
+def cell(value: Cell, unit: str = "", *, brief: bool = False) -> str:
+    """One cell of an answer's table; `brief` counts a long list where there is no room to spell it out."""
+    from hybrid.report.figures import figure
+
+    match value:
+        case None:
+            return "not seen"
+        case bool():
+            return "yes" if value else "no"
+        case int() | float():
+            return figure(value, unit) if unit else digits(value)
+        case str():
+            return printable(value)
+        case _ if not value:
+            return "none"
+        case _ if brief and len(value) > _ABBREVIATE:
+            return f"{len(value)}"
+        case _:
+            return printable(", ".join(value))
+
+
+def finding(result: Result, found: Finding) -> str:
+    """The sentence for a finding."""
+    name = label(result, found.kind)
+    baseline = label(result, found.baseline) if found.baseline is not None else ""
+    return printable(_FINDINGS[found.code](name, baseline, found.values))
+
+
+def caution(result: Result, found: Caution) -> str:
+    """The sentence for a caution."""
+    name = label(result, found.kind) if found.kind is not None else ""
+    title = BY_KEY[found.metric].title if found.metric else ""
+    return printable(_CAUTIONS[found.code](name, title, found.values))
+
+
+def skipped(result: Result) -> list[str]:
+    """Which kinds are missing from the comparison, and why."""
+    return [
+        printable(f"{kind} is missing here: {problem.what}. To mend it: {problem.mend}")
+        for kind, problems in result.skipped.items()
+        for problem in problems
+    ]
+
+
+Values = Mapping[str, float | str | bool]
+
+
+def _differs(name: str, baseline: str, values: Values) -> str:
+    interval = Interval(float(values["low"]), float(values["high"]))
+    ratio = f"{times(float(values['ratio']))} ({times_range(interval)})"
+    return f"{name} " + _TOOK[str(values["metric"])].format(ratio=ratio, baseline=baseline) + "."
+
+
+def _undecided(name: str, baseline: str, values: Values) -> str:
+    metric = BY_KEY[str(values["metric"])].title
+    if "low" not in values:
+        return f"{metric}: too few runs to tell {name} from {baseline}."
+    interval = times_range(Interval(float(values["low"]), float(values["high"])))
+    ratio = times(float(values["ratio"]))
+    return f"{metric}: these runs show no difference between {name} and {baseline} ({ratio}, {interval})."
+
+
+def _own_kernel(name: str, _baseline: str, values: Values) -> str:
+    engine = values.get("engine")
+    confined = [f"{key.partition('.')[2]} {value}" for key, value in values.items() if key.startswith("engine.")]
+    behind = f" What runs it on the host is {engine}: {', '.join(confined)}." if engine else ""
+    return f"{name}: the command talks to a kernel of its own: its boot_id is not the host's.{behind}"
+
+
+def _shared_kernel(name: str, _baseline: str, values: Values) -> str:
+    root = "root inside is the host's root" if values["root"] == "root" else f"root inside is {values['root']} outside"
+    privileges = "no new privileges" if values["no_new_privs"] else "new privileges by setuid"
+    return (
+        f"{name}: the command talks to the host's own kernel, from {values['namespaces']} namespaces of its own, with "
+        f"{values['capabilities']} of {values['of']} capabilities, seccomp {values['seccomp']}, {privileges}; {root}."
+    )
+
+
+def _not_isolated(name: str, _baseline: str, values: Values) -> str:
+    return (
+        f"{name}: nothing isolates the command; it has the host's kernel, every namespace of the host and "
+        f"{values['capabilities']} of {values['of']} capabilities."
+    )
+
+
+def _ran_here(name: str, _baseline: str, values: Values) -> str:
+    facts = "; ".join(f"{key} {value}" for key, value in values.items())
+    return f"{name} ran this image here" + (f" with {facts}." if facts else ".")
+
+
+_FINDINGS: Mapping[str, Callable[[str, str, Values], str]] = {
+    "kernel-shared": lambda name, _, v: f"{name} ran on the host's own kernel, {v['release']}: one boot_id for both.",
+    "kernel-own": lambda name, _, v: f"{name} ran on a kernel of its own, {v['release']}; the host's is {v['host']}.",
+    "differs": _differs,
+    "undecided": _undecided,
+    "emulated": lambda name, *_: f"{name} was emulated: none of this says what a VM costs under KVM.",
+    "behind-own-kernel": _own_kernel,
+    "on-shared-kernel": _shared_kernel,
+    "not-isolated": _not_isolated,
+    "ran-here": _ran_here,
+}
+
+_CAUTIONS: Mapping[str, Callable[[str, str, Mapping[str, float | str]], str]] = {
+    "gave-up": lambda name, *_: f"{name} was given up after failing twice in a row.",
+    "failed": lambda name, _, v: (
+        f"{name}: {v['count']} failed, the first in phase {v['phase']}: {v['what']}"
+        + (f". To mend it: {v['mend']}" if v["mend"] else "")
+    ),
+    "tcg": lambda name, *_: (
+        f"{name} ran under TCG, QEMU's emulator, as this machine has no KVM that boots a stock guest: "
+        "its figures say nothing about a VM under KVM."
+    ),
+    "driver": lambda name, _, v: f"{name}: {v['what']}. To mend it: {v['mend']}",
+    "ended": lambda name, _, v: (
+        f"{name}: in {v['count']} of {v['of']} runs the command ended by itself, so there was less to look at."
+    ),
+    "exit-code": lambda name, _, v: f"{name}: the command ended with exit code {v['code']} in {v['count']} runs.",
+    "few-runs": lambda name, _, v: (
+        f"{name}: {v['count']} runs cannot carry a 95 % interval of a median; take at least {v['enough']}."
+    ),
+    "busy": lambda _n, _m, v: (
+        f"the machine was busy before the first run: load {float(v['average']):.2f} on {v['cores']} cores."
+    ),
+    "stolen": lambda _n, _m, v: (
+        f"the hypervisor below withheld {float(v['share']) * 100:.1f} % of this machine's CPU time."
+    ),
+    "outliers": lambda name, metric, v: (
+        f"{name}: {v['count']} of {v['of']} values of {metric} lie far from the rest; they are flagged and kept."
+    ),
+    "drift": lambda name, metric, v: (
+        f"{name}: {metric} drifted, {percent(float(v['shift']) - 1)} from the first half of the runs to the second."
+    ),
+}
