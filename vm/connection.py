@@ -15,9 +15,9 @@ import secrets
 import shutil
 import stat
 import threading
-from time import sleep
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from hybrid.errors import HostError, HybridError

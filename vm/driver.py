@@ -10,13 +10,12 @@ from importlib.util import find_spec
 from typing import ClassVar
 
 from hybrid.driver import Instance, Kind, Problem, Request
-from hybrid.errors import HostError, HybridError
+from hybrid.errors import HostError
 from hybrid.home import Home
 from hybrid.image import Image
 from hybrid.marks import Mark
 from hybrid.process import find
 from hybrid.store import InstanceStore, Record, new_id, now
-from hybrid.usage import disk_bytes
 from vm import disk, domain, guest, kernel
 from vm.accel import detect
 from vm.instance import VmInstance

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from hybrid.cgroups import Cgroup
+from hybrid.usage import cpu_seconds, disk_bytes, memory
+
 from hybrid.driver import Evidence, Kind, State, Status, Stdio, Usage
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.marks import Mark, Marks
 from hybrid.process import send_signal, start_time
 from hybrid.store import Record, locked
-from hybrid.usage import cpu_seconds, disk_bytes, memory
 from vm import domain, guest
 from vm.events import Events
 from vm.streams import Feed, Follow
@@ -282,8 +283,10 @@ class VmInstance:
             steps.callback(self._forget_run)
             steps.callback(Cgroup(self._record.id).remove)
             steps.callback(self._kill)
-            for stream in (*self._streams, *([self._feed] if self._feed else [])):
+            for stream in self._streams:
                 steps.callback(stream.close)
+            if self._feed is not None:
+                steps.callback(self._feed.close)
             self._streams, self._feed = [], None
 
     def _kill(self) -> None:
