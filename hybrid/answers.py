@@ -11,7 +11,7 @@ from hybrid import capabilities
 from hybrid.driver import Evidence, Kind
 from hybrid.machine import Machine
 from hybrid.metrics import BY_KEY
-from hybrid.result import Answer, Cell, Comparison, Finding, KindResult, Question, Row
+from hybrid.result import Answer, Cell, Comparison, Finding, KindResult, Question, Row, Scalar
 
 Kinds = Mapping[Kind, KindResult]
 
@@ -160,7 +160,7 @@ def _engine_value(engine: str, name: str) -> Callable[[Evidence], Cell]:
 
 def _isolation_findings(kinds: Kinds, machine: Machine) -> Iterator[Finding]:
     for kind, seen in _seen(kinds):
-        values: dict[str, float | str | bool] = {
+        values: dict[str, Scalar] = {
             "namespaces": len(own_namespaces(seen, machine)),
             "capabilities": seen.capabilities.bit_count(),
             "of": machine.capabilities.bit_count(),

@@ -155,24 +155,29 @@ class _Life:
 @contextmanager
 def _created(driver: Driver, life: _Life, shield: Shield) -> Iterator[Instance]:
     """A new instance; when the block ends, however it ends, nothing of it is left."""
-    request = life.request
-    with shield():
-        request.marks.stamp(Mark.REQUEST)
-        instance = driver.create(request)
+    request, instance = life.request, None
     try:
-        if instance.record.image != request.image.digest:
-            raise InstanceError(
-                f"{driver.kind} made an instance of {instance.record.image}, not of {request.image.digest}",
-                mend="hybrid image ls shows the images; only equal digests are compared",
-            )
+        with shield():
+            request.marks.stamp(Mark.REQUEST)
+            instance = driver.create(request)
+        _same_image(instance, request.image.digest)
         yield instance
     except BaseException:
-        with shield():
-            instance.destroy()
+        if instance is not None:
+            with shield():
+                instance.destroy()
         raise
     life.step = "gone"
     with shield():
         instance.destroy()
+
+
+def _same_image(instance: Instance, digest: str) -> None:
+    if instance.record.image != digest:
+        raise InstanceError(
+            f"the {instance.kind} was made of {instance.record.image}, not of {digest}",
+            mend="hybrid image ls shows the images; only equal digests are compared",
+        )
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from hybrid.store import write_atomically
 
 SCHEMA = "hybrid.compare/1"
 
+Scalar: TypeAlias = bool | int | float | str
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -92,7 +94,7 @@ class Caution:
     code: str
     kind: Kind | None = None
     metric: str = ""
-    values: Mapping[str, float | str] = field(default_factory=dict)
+    values: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 class Question(StrEnum):
@@ -105,7 +107,7 @@ class Question(StrEnum):
     PORTABILITY = "portability"
 
 
-Cell: TypeAlias = bool | int | float | str | tuple[str, ...] | None
+Cell: TypeAlias = Scalar | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class Finding:
     code: str
     kind: Kind
     baseline: Kind | None = None
-    values: Mapping[str, float | str | bool] = field(default_factory=dict)
+    values: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from hybrid.driver import Kind
 from hybrid.metrics import BY_KEY
 from hybrid.report.figures import digits, percent, printable, times, times_range
-from hybrid.result import Caution, Cell, Finding, Question, Result
+from hybrid.result import Caution, Cell, Finding, Question, Result, Scalar
 from hybrid.stats import Interval
 
 QUESTIONS: Mapping[Question, tuple[str, str]] = {
@@ -107,7 +108,7 @@ def skipped(result: Result) -> list[str]:
     ]
 
 
-Values = Mapping[str, float | str | bool]
+Values: TypeAlias = Mapping[str, Scalar]
 
 
 def _differs(name: str, baseline: str, values: Values) -> str:
@@ -165,7 +166,7 @@ _FINDINGS: Mapping[str, Callable[[str, str, Values], str]] = {
     "ran-here": _ran_here,
 }
 
-_CAUTIONS: Mapping[str, Callable[[str, str, Mapping[str, float | str]], str]] = {
+_CAUTIONS: Mapping[str, Callable[[str, str, Values], str]] = {
     "gave-up": lambda name, *_: f"{name} was given up after failing twice in a row.",
     "failed": lambda name, _, v: (
         f"{name}: {v['count']} failed, the first in phase {v['phase']}: {v['what']}"
