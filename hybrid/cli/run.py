@@ -82,8 +82,8 @@ def _plan(target: str, kind: Kind | None) -> Callable[[list[str], str | None], I
     spec = launch.load(target)
     driver = drivers.driver(launch.kind_of(spec, kind), home)
     launch.check(driver)
-    with progress() as show:
-        image = ImageStore(home).ensure(spec, show)
+    with progress() as told:
+        image = ImageStore(home).ensure(spec, told)
     driver.prepare(image)
     return lambda command, name: launch.create(spec, image, driver, home, command=command, name=name)
 

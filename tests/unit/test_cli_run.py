@@ -118,7 +118,7 @@ def script(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> Scrip
             made.calls.append("ensure")
             return image
 
-    monkeypatch.setattr(hybrid.images, "ImageStore", Images, raising=False)
+    monkeypatch.setattr(hybrid.images, "ImageStore", Images)
     monkeypatch.setattr(drivers, "driver", lambda kind, home: Driver(made, kind, home))
     return made
 
