@@ -1,0 +1,112 @@
+"""Images of a root filesystem that exists: a directory or a tar. Nothing is extracted here; it becomes a layer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hybrid import process
+from hybrid.errors import ImageError, ToolError
+from hybrid.images.layout import Layout, from_tar
+from hybrid.images.progress import Progress
+from hybrid.images.tools import watch
+
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\0": "xz",
+    b"BZh": "bzip2",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+_CREATED = "1970-01-01T00:00:00Z"
+"""The same bytes are the same image, whenever it is made."""
+
+
+def fingerprint(path: Path) -> str:
+    """A digest that changes when anything at `path` does: of names, sizes, times and inodes, not of contents."""
+    found = path.stat()
+    digest = hashlib.sha256(_identity(b"", found))
+    if stat.S_ISDIR(found.st_mode):
+        for name, each in _walk(os.fsencode(path), found.st_dev):
+            digest.update(_identity(name, each))
+    return digest.hexdigest()
+
+
+def _identity(name: bytes, found: os.stat_result) -> bytes:
+    values = (found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_gid)
+    return b"%b\0%r\n" % (name, (*values, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+def _walk(directory: bytes, device: int) -> Iterator[tuple[bytes, os.stat_result]]:
+    with os.scandir(directory) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        each = entry.stat(follow_symlinks=False)
+        yield entry.path, each
+        if entry.is_dir(follow_symlinks=False) and each.st_dev == device:
+            yield from _walk(entry.path, device)
+
+
+def make(path: Path, work: Path, lock: int, progress: Progress) -> Layout:
+    """The image whose tree is the directory or tar at `path`."""
+    layer = work / "layer.tar"
+    if path.is_dir():
+        progress.step(f"packing {path}")
+        _pack(path, layer, lock)
+    else:
+        progress.step(f"reading {path.name}")
+        _plain(path, layer, lock)
+        _check(layer, path)
+    return from_tar(work / "layout", layer, created=_CREATED)
+
+
+def _pack(tree: Path, layer: Path, lock: int) -> None:
+    """A tar of the tree in a fixed order, with owners, extended attributes and nothing of other mounts."""
+    options = ["--sort=name", "--format=pax", "--numeric-owner", "--one-file-system", "--xattrs", "--xattrs-include=*"]
+    headers = "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"
+    argv: list[process.Argument] = [process.need("tar"), "-C", tree, *options, headers, "-cf", layer, "."]
+    try:
+        watch(argv, lambda line: None, pass_fds=[lock])
+    except ToolError as error:
+        if "no space left" in error.stderr.lower():
+            raise
+        mend = "let nothing write to it while it is read, and read it as root"
+        raise ImageError(f"the tree cannot be packed: {error.what}", where=str(tree), mend=mend) from None
+
+
+def _plain(path: Path, layer: Path, lock: int) -> None:
+    """The tar at `path`, uncompressed, in `layer`."""
+    with path.open("rb") as file:
+        start = file.read(6)
+        tool = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+        file.seek(0)
+        with layer.open("wb") as out:
+            argv = [process.need(tool, {"xz": "xz-utils"}.get(tool, tool)), "-dc"] if tool else [process.need("cat")]
+            try:
+                watch(argv, lambda line: None, stdin=file, stdout=out, pass_fds=[lock])
+            except ToolError as error:
+                if "no space left" in error.stderr.lower():
+                    raise
+                raise ImageError(
+                    f"the tar cannot be decompressed: {error.what}", where=str(path), mend="make it again"
+                ) from None
+
+
+def _check(layer: Path, path: Path) -> None:
+    """Whether it is a tar at all, and not an image's archive given under the wrong key."""
+    mend = "give a tar of a root filesystem, or the directory itself"
+    try:
+        with tarfile.open(layer, "r:") as tar:
+            first = tar.next()
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        raise ImageError(f"this is no tar: {error}", where=str(path), mend=mend) from None
+    if first is None:
+        raise ImageError("the tar is empty", where=str(path), mend=mend)
+    if first.name in ("oci-layout", "index.json", "manifest.json", "blobs"):
+        raise ImageError(
+            "this is an image's archive, not a root filesystem", where=str(path), mend=f"write archive: {path.name}"
+        )
