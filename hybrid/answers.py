@@ -19,9 +19,6 @@ RESOURCES = ("cpu", "memory.pss", "memory.private", "disk")
 
 _SECCOMP = {0: "none", 1: "strict", 2: "filter"}
 
-_ENGINE = ("accelerator", "kernel")
-"""Facts that have rows of their own."""
-
 
 def answers(
     kinds: Kinds, ratios: Sequence[Comparison], machine: Machine, digest: str, tree_bytes: int
@@ -32,15 +29,17 @@ def answers(
         Answer(
             Question.BOOT,
             tuple(_metric_rows(kinds, ("boot", "ready"))),
-            (*_differences(ratios, _last_reached(kinds)), *_emulated(kinds)),
+            (*_differences(kinds, ratios, _last_reached(kinds)), *_emulated(kinds)),
         ),
         Answer(
             Question.RESOURCES,
             (*_metric_rows(kinds, RESOURCES), *_disk_rows(kinds, tree_bytes)),
-            (*_differences(ratios, ("cpu", "memory.pss")), *_emulated(kinds)),
+            (*_differences(kinds, ratios, ("cpu", "memory.pss")), *_emulated(kinds)),
         ),
         Answer(Question.ISOLATION, tuple(_isolation_rows(kinds, machine)), tuple(_isolation_findings(kinds, machine))),
-        Answer(Question.PORTABILITY, tuple(_portability_rows(kinds, digest)), tuple(_portability_findings(kinds))),
+        Answer(
+            Question.PORTABILITY, tuple(_portability_rows(kinds, digest)), tuple(_portability_findings(kinds, digest))
+        ),
     )
 
 
@@ -51,11 +50,13 @@ def shares_kernel(evidence: Evidence, machine: Machine) -> bool:
 
 def own_namespaces(evidence: Evidence, machine: Machine) -> tuple[str, ...]:
     """The namespaces of the instance that are not the host's; all of them under another kernel."""
-    if not shares_kernel(evidence, machine):
-        return tuple(sorted(evidence.namespaces))
-    return tuple(
-        sorted(name for name, link in evidence.namespaces.items() if machine.namespaces.get(name, link) != link)
-    )
+    host = machine.namespaces if shares_kernel(evidence, machine) else {}
+    return tuple(name for name in _namespaces(evidence) if host.get(name) != evidence.namespaces[name])
+
+
+def _namespaces(evidence: Evidence) -> tuple[str, ...]:
+    """Those the command lives in; what its children would get is not its own."""
+    return tuple(sorted(name for name in evidence.namespaces if not name.endswith("_for_children")))
 
 
 def host_uid_of_root(uid_map: str) -> int | None:
@@ -73,7 +74,6 @@ def _row(name: str, kinds: Kinds, read: Callable[[Evidence], Cell]) -> Row:
 
 def _os_rows(kinds: Kinds, machine: Machine) -> Iterator[Row]:
     yield _row("kernel it saw", kinds, lambda seen: seen.kernel_release)
-    yield _row("the host's own kernel", kinds, lambda seen: shares_kernel(seen, machine))
     yield _row("OS it saw", kinds, lambda seen: seen.os_name or "no os-release in the image")
 
 
@@ -99,17 +99,24 @@ def _last_reached(kinds: Kinds) -> tuple[str, ...]:
     return ("ready",) if all("ready" in each.metrics for each in kinds.values()) else ("boot",)
 
 
-def _differences(ratios: Sequence[Comparison], metrics: Sequence[str]) -> Iterator[Finding]:
-    for each in ratios:
-        if each.metric in metrics:
-            interval = each.ratio.interval
-            bounds = {} if interval is None else {"low": interval.low, "high": interval.high}
-            yield Finding(
-                "differs" if each.decides else "undecided",
-                each.kind,
-                each.baseline,
-                {"metric": each.metric, "ratio": each.ratio.value, **bounds},
-            )
+def _differences(kinds: Kinds, ratios: Sequence[Comparison], metrics: Sequence[str]) -> Iterator[Finding]:
+    """What each metric says of neighbouring kinds; of the barest kind, its own figure."""
+    present = [kind for kind in Kind if kind in kinds]
+    for key in metrics:
+        for baseline, kind in zip([None, *present[:-1]], present, strict=True):
+            if key in kinds[kind].metrics:
+                values: dict[str, Scalar] = {"metric": key, "value": kinds[kind].metrics[key].median}
+                found = next((r for r in ratios if (r.metric, r.kind, r.baseline) == (key, kind, baseline)), None)
+                if found is None:
+                    yield Finding("measured", kind, values=values)
+                else:
+                    yield Finding("differs" if found.decides else "undecided", kind, baseline, values | _ratio(found))
+
+
+def _ratio(found: Comparison) -> dict[str, Scalar]:
+    interval = found.ratio.interval
+    bounds: dict[str, Scalar] = {} if interval is None else {"low": interval.low, "high": interval.high}
+    return {"ratio": found.ratio.value, **bounds}
 
 
 def _emulated(kinds: Kinds) -> Iterator[Finding]:
@@ -122,7 +129,7 @@ def _isolation_rows(kinds: Kinds, machine: Machine) -> Iterator[Row]:
     yield _row("host's kernel shared", kinds, lambda seen: shares_kernel(seen, machine))
     yield _row("namespaces of its own", kinds, lambda seen: own_namespaces(seen, machine))
     yield _row("namespaces of the host", kinds, lambda seen: _host_namespaces(seen, machine))
-    yield _row("root inside is, to its kernel", kinds, _root)
+    yield _row("root inside is", kinds, lambda seen: _root(seen, machine))
     yield _row("capabilities kept", kinds, lambda seen: capabilities.names(seen.capabilities))
     yield _row("capabilities dropped", kinds, lambda seen: _dropped(seen, machine))
     yield _row("seccomp", kinds, lambda seen: _SECCOMP.get(seen.seccomp, str(seen.seccomp)))
@@ -132,14 +139,15 @@ def _isolation_rows(kinds: Kinds, machine: Machine) -> Iterator[Row]:
 
 
 def _host_namespaces(seen: Evidence, machine: Machine) -> tuple[str, ...]:
-    return tuple(sorted(set(seen.namespaces) - set(own_namespaces(seen, machine))))
+    return tuple(name for name in _namespaces(seen) if name not in own_namespaces(seen, machine))
 
 
-def _root(seen: Evidence) -> str:
+def _root(seen: Evidence, machine: Machine) -> str:
     uid = host_uid_of_root(seen.uid_map)
     if uid is None:
-        return "mapped to no user"
-    return "root" if uid == 0 else f"uid {uid}"
+        return "no user outside"
+    whose = "the host" if shares_kernel(seen, machine) else "its own kernel"
+    return f"root of {whose}" if uid == 0 else f"uid {uid} of {whose}"
 
 
 def _dropped(seen: Evidence, machine: Machine) -> tuple[str, ...]:
@@ -166,7 +174,7 @@ def _isolation_findings(kinds: Kinds, machine: Machine) -> Iterator[Finding]:
             "of": machine.capabilities.bit_count(),
             "seccomp": _SECCOMP.get(seen.seccomp, str(seen.seccomp)),
             "no_new_privs": seen.no_new_privs,
-            "root": _root(seen),
+            "root": _root(seen, machine),
         }
         if not shares_kernel(seen, machine):
             for engine, properties in seen.host_processes.items():
@@ -181,15 +189,13 @@ def _isolation_findings(kinds: Kinds, machine: Machine) -> Iterator[Finding]:
 def _portability_rows(kinds: Kinds, digest: str) -> Iterator[Row]:
     yield Row("image", dict.fromkeys(kinds, digest))
     names = dict.fromkeys(name for each in kinds.values() for name in each.facts)
-    for name in (*(n for n in names if n in _ENGINE), *(n for n in names if n not in _ENGINE)):
+    for name in names:
         yield Row(name, {kind: each.facts.get(name) for kind, each in kinds.items()})
-    yield Row("preparing the image took", {kind: each.prepare_seconds for kind, each in kinds.items()}, unit="s")
 
 
-def _portability_findings(kinds: Kinds) -> Iterator[Finding]:
+def _portability_findings(kinds: Kinds, digest: str) -> Iterator[Finding]:
     for kind, each in kinds.items():
-        if each.measured:
-            yield Finding("ran-here", kind, values=dict(each.facts))
+        yield Finding("ran" if each.measured else "never-ran", kind, values={"count": each.measured, "digest": digest})
 
 
 def _seen(kinds: Kinds) -> Iterator[tuple[Kind, Evidence]]:

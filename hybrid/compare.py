@@ -7,6 +7,7 @@ drifts for all. Every sample is on disk before the next trial starts.
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -117,7 +118,7 @@ def compare(
     blocks = order(tuple(drivers), settings.runs, settings.warmup, seed)
     run = _Run(spec, image, drivers, home, directory, settings, watch)
     started, before, here = _utc(), machine.load(), machine.describe()
-    with Interrupts() as interrupts, sample_file(directory / SAMPLES) as keep:
+    with Interrupts() as interrupts, sample_file(directory) as keep:
         try:
             run.prepare()
             run.trials(tuple(turns(blocks, settings.warmup)), interrupts, keep)
@@ -165,11 +166,11 @@ class _Run:
             if turn.kind in self.given_up:
                 continue
             self.watch(Progress(turn.kind, turn.number - 1, len(all_turns), turn.warmup))
-            sample = trial(
-                self.drivers[turn.kind], self.request(turn.kind), turn,
-                logs=self.directory / "logs", timeout=self.settings.timeout, shield=interrupts.shield,
-            )  # fmt: skip
             with interrupts.shield():
+                sample = trial(
+                    self.drivers[turn.kind], self.request(turn.kind), turn,
+                    logs=self.directory / "logs", timeout=self.settings.timeout, expose=interrupts.expose,
+                )  # fmt: skip
                 keep(sample)
                 self.samples.append(sample)
             if self.hopeless(turn.kind):
@@ -240,18 +241,22 @@ class _Run:
 
 
 def result_directory(output: Path | None, spec: Spec) -> Path:
-    """A directory for the result: `output`, else a new one below ./results. An earlier result is never overwritten."""
+    """Where the result goes: `output`, else a new directory below ./results. It is not made yet.
+
+    HybridError when it holds an earlier result, which is never overwritten, or cannot be made.
+    """
     name = spec.source.stem if spec.source is not None else "image"
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     directory = output if output is not None else Path("results") / f"{stamp}-{name}"
-    if any((directory / name).is_file() and (directory / name).stat().st_size for name in (SAMPLES, "result.json")):
+    if any((directory / kept).exists() for kept in (SAMPLES, "result.json")):
         raise HybridError(
             "the directory holds an earlier result", where=str(directory), mend="give another --output, or remove it"
         )
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HybridError(f"no result can be written: {error.strerror}", where=str(directory)) from None
+    above = next(path for path in (directory, *directory.parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise HybridError(
+            "no result can be written here", where=str(above), mend="give an --output that you may write to"
+        )
     return directory
 
 

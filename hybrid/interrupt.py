@@ -48,6 +48,19 @@ class Interrupts:
             self._depth -= 1
         self._take_effect()
 
+    @contextmanager
+    def expose(self) -> Iterator[None]:
+        """A part of a shielded block that a signal may end, at once if it came before.
+
+        What the exception then meets on its way out is shielded again, without a gap between.
+        """
+        depth, self._depth = self._depth, 0
+        try:
+            self._take_effect()
+            yield
+        finally:
+            self._depth = depth
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.number = self.number or number
         self._take_effect()

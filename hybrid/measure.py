@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from hybrid import machine
 from hybrid.driver import Driver, Evidence, Instance, Kind, Request, State, Stdio, Usage
 from hybrid.errors import HybridError, InstanceError, NotReadyError
 from hybrid.marks import Mark
 
-Shield = Callable[[], AbstractContextManager[None]]
+Expose: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +71,20 @@ class Sample:
 
 
 def trial(
-    driver: Driver, request: Request, turn: Turn, *, logs: Path, timeout: float, shield: Shield = nullcontext
+    driver: Driver, request: Request, turn: Turn, *, logs: Path, timeout: float, expose: Expose = nullcontext
 ) -> Sample:
     """Take one fresh instance from request to gone and return what was seen.
 
     `timeout` bounds, in seconds, each wait on its own. The command's input is empty, its output goes
-    to two files in `logs`, which stay only when something was written to them. `shield` guards the
-    steps that an interrupt must not cut: after an interrupt nothing is left either.
+    to two files in `logs`, which stay only when something was written to them. A caller that can be
+    interrupted shields the whole call, and `expose` opens the part that may be cut: whatever is raised
+    in there, the instance is destroyed before it goes on.
     """
     before = machine.load()
     life = _Life(request, timeout)
     failure = None
     try:
-        with _output(logs / f"{turn.number:04d}-{turn.kind}") as stdio, _created(driver, life, shield) as instance:
+        with _output(logs / f"{turn.number:04d}-{turn.kind}") as stdio, _created(driver, life) as instance, expose():
             life.go_through(instance, stdio)
     except (HybridError, OSError) as error:
         failure = _failure(error, life.step)
@@ -153,23 +155,19 @@ class _Life:
 
 
 @contextmanager
-def _created(driver: Driver, life: _Life, shield: Shield) -> Iterator[Instance]:
+def _created(driver: Driver, life: _Life) -> Iterator[Instance]:
     """A new instance; when the block ends, however it ends, nothing of it is left."""
-    request, instance = life.request, None
+    request = life.request
+    request.marks.stamp(Mark.REQUEST)
+    instance = driver.create(request)
     try:
-        with shield():
-            request.marks.stamp(Mark.REQUEST)
-            instance = driver.create(request)
         _same_image(instance, request.image.digest)
         yield instance
     except BaseException:
-        if instance is not None:
-            with shield():
-                instance.destroy()
+        instance.destroy()
         raise
     life.step = "gone"
-    with shield():
-        instance.destroy()
+    instance.destroy()
 
 
 def _same_image(instance: Instance, digest: str) -> None:

@@ -20,7 +20,10 @@ class Group(StrEnum):
     TIME = "time"
     """From the request to a moment: the whole that a user waits for."""
     PHASE = "phase"
-    """A part of such a whole."""
+    """A part of such a whole. It begins where the one before it ended, which kinds with other phases
+    have elsewhere: it is not compared between kinds."""
+    END = "end"
+    """A part of the way down."""
     COST = "cost"
     """What the host pays."""
 
@@ -50,6 +53,10 @@ def _usage(read: Callable[[Usage], float]) -> Callable[[Sample], float | None]:
     return lambda sample: None if sample.usage is None else read(sample.usage)
 
 
+def _group(mark: Mark) -> Group:
+    return Group.END if mark in (Mark.STOP, Mark.GONE) else Group.PHASE
+
+
 _PHASES = {
     Mark.CREATE: ("create", "making its directory, writable layer and configuration"),
     Mark.SPAWN: ("spawn", "until the engine's process runs"),
@@ -71,7 +78,7 @@ METRICS: tuple[Metric, ...] = (
         Unit.SECONDS, Group.TIME, _until(Mark.READY),
     ),
     *(
-        Metric(f"phase.{mark}", title, meaning, Unit.SECONDS, Group.PHASE, _phase(mark))
+        Metric(f"phase.{mark}", title, meaning, Unit.SECONDS, _group(mark), _phase(mark))
         for mark, (title, meaning) in _PHASES.items()
     ),
     Metric(

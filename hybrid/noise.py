@@ -64,7 +64,8 @@ def _of_kind(kind: Kind, result: KindResult) -> Iterator[Caution]:
 def _of_machine(before: Load, after: Load, cores: int) -> Iterator[Caution]:
     if before.average > BUSY * cores:
         yield Caution("busy", values={"average": before.average, "cores": cores})
-    stolen = (after.stolen - before.stolen) / max(cores * (after.at - before.at), 1e-9)
+    elapsed = after.at - before.at
+    stolen = (after.stolen - before.stolen) / (cores * elapsed) if elapsed > 1 else 0.0
     if stolen > STOLEN:
         yield Caution("stolen", values={"share": stolen})
 

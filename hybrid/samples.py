@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -17,10 +17,21 @@ SAMPLES = "samples.jsonl"
 
 
 @contextmanager
-def sample_file(path: Path) -> Iterator[Callable[[Sample], None]]:
-    """The function that puts one sample on disk for good."""
-    with path.open("w") as file:
-        yield lambda sample: _keep(sample, file)
+def sample_file(directory: Path) -> Iterator[Callable[[Sample], None]]:
+    """The function that puts one sample on disk for good, in `directory`, which is made when it is not there.
+
+    When nothing came into it, file and directory are removed again.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / SAMPLES
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            yield lambda sample: _keep(sample, file)
+    finally:
+        if path.stat().st_size == 0:
+            path.unlink()
+            with suppress(OSError):
+                directory.rmdir()
 
 
 def _keep(sample: Sample, file: IO[str]) -> None:

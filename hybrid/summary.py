@@ -8,7 +8,7 @@ from itertools import pairwise
 from hybrid import stats
 from hybrid.driver import Kind
 from hybrid.measure import Sample
-from hybrid.metrics import METRICS
+from hybrid.metrics import METRICS, Group
 from hybrid.result import Comparison, KindResult
 
 
@@ -46,10 +46,12 @@ def summarise(
 
 
 def comparisons(kinds: Mapping[Kind, KindResult], seed: int) -> Iterator[Comparison]:
-    """Each kind against its neighbour of less isolation, and against the barest, by every metric of both."""
+    """Each kind against its neighbour of less isolation, and the last against the barest, by all but phases."""
     present = [kind for kind in Kind if kind in kinds]
     pairs = list(pairwise(present)) + ([(present[0], present[-1])] if len(present) > 2 else [])
     for metric in METRICS:
+        if metric.group is Group.PHASE:
+            continue
         for baseline, kind in pairs:
             if metric.key in kinds[kind].metrics and metric.key in kinds[baseline].metrics:
                 found = stats.ratio(

@@ -63,7 +63,11 @@ def prepared(result: Result) -> Iterator[tuple[str, tuple[str, ...]]]:
         "made from it, on disk",
         tuple(figure(size, "B") if (size := result.kinds[kind].prepare_bytes) else "–" for kind in kinds(result)),  # noqa: RUF001
     )
-    yield "making that took", tuple(figure(result.kinds[kind].prepare_seconds, "s") for kind in kinds(result))
+    yield "making that took", tuple(_preparing(result.kinds[kind].prepare_seconds) for kind in kinds(result))
+
+
+def _preparing(seconds: float) -> str:
+    return figure(seconds, "s") if seconds >= 1e-3 else "–"  # noqa: RUF001
 
 
 def indent(metric: Metric) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import StringIO
 from typing import IO, TYPE_CHECKING
 
 from hybrid.metrics import Group
@@ -10,7 +11,7 @@ from hybrid.report import grid, words
 from hybrid.result import Answer, Question, Result
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -22,14 +23,23 @@ IN_MAIN_TABLE = (Question.BOOT, Question.RESOURCES)
 
 def show(result: Result, file: IO[str]) -> None:
     """Print the result to `file`."""
+    if file.isatty():
+        _print(result, file, None)
+        return
+    plain = StringIO()
+    _print(result, plain, PIPED_WIDTH)
+    file.writelines(f"{line.rstrip()}\n" for line in plain.getvalue().splitlines())
+
+
+def _print(result: Result, file: IO[str], width: int | None) -> None:
     from rich.console import Console
 
-    console = Console(file=file, highlight=False, width=None if file.isatty() else PIPED_WIDTH)
-    for part in _parts(result, console):
+    console = Console(file=file, highlight=False, width=width)
+    for part in _parts(result):
         console.print(part)
 
 
-def _parts(result: Result, console: Console) -> Iterator[RenderableType]:
+def _parts(result: Result) -> Iterator[RenderableType]:
     from rich.text import Text
 
     yield Text(words.headline(result), style="bold")
@@ -55,8 +65,9 @@ def main_table(result: Result) -> Table:
     """Metrics by kinds, with the ratios between neighbouring kinds."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("")
     for kind in grid.kinds(result):
         table.add_column(words.label(result, kind), justify="right", no_wrap=True)
@@ -64,11 +75,12 @@ def main_table(result: Result) -> Table:
         table.add_column(f"{kind_name}\n÷ {baseline}", justify="right", no_wrap=True)
     previous = None
     for line in grid.lines(result):
-        if previous is not None and Group.COST in (line.metric.group, previous) and line.metric.group is not previous:
+        if line.metric.group in (Group.END, Group.COST) and line.metric.group is not previous:
             table.add_section()
         previous = line.metric.group
         brief = line.metric.group is Group.PHASE
-        cells = [_cell(value, brief) for value in (*line.values, *line.ratios)]
+        ratios = [Text() if brief else _cell(value) for value in line.ratios]
+        cells = [*(_cell(value, brief) for value in line.values), *ratios]
         table.add_row(grid.indent(line.metric) + line.metric.title, *cells, style="dim" if brief else None)
     table.add_section()
     for title, figures in grid.prepared(result):
@@ -76,7 +88,7 @@ def main_table(result: Result) -> Table:
     return table
 
 
-def _cell(value: grid.Value | None, brief: bool) -> Text:
+def _cell(value: grid.Value | None, brief: bool = False) -> Text:
     from rich.text import Text
 
     if value is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from hybrid.driver import Kind
 from hybrid.metrics import BY_KEY
-from hybrid.report.figures import digits, percent, printable, times, times_range
+from hybrid.report.figures import digits, figure, percent, printable, times, times_range
 from hybrid.result import Caution, Cell, Finding, Question, Result, Scalar
 from hybrid.stats import Interval
 
@@ -22,11 +23,13 @@ QUESTIONS: Mapping[Question, tuple[str, str]] = {
 _ABBREVIATE = 10
 """Lists longer than this are counted, not spelled out, where there is little room."""
 
-_TOOK = {
-    "boot": "took {ratio} as long as {baseline} until the command was executed",
-    "ready": "took {ratio} as long as {baseline} until it was ready",
-    "cpu": "spent {ratio} the CPU time of {baseline} until it was ready",
-    "memory.pss": "held {ratio} the memory (PSS) of {baseline} at ready",
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
+
+_MEASURED = {
+    "boot": "the command executed after {}",
+    "ready": "ready after {}",
+    "cpu": "{} of CPU time until ready",
+    "memory.pss": "{} of memory (PSS) at ready",
 }
 
 
@@ -66,17 +69,15 @@ def readiness(result: Result) -> str:
 
 def cell(value: Cell, unit: str = "", *, brief: bool = False) -> str:
     """One cell of an answer's table; `brief` counts a long list where there is no room to spell it out."""
-    from hybrid.report.figures import figure
-
     match value:
         case None:
-            return "not seen"
+            return "–"  # noqa: RUF001
         case bool():
             return "yes" if value else "no"
         case int() | float():
             return figure(value, unit) if unit else digits(value)
         case str():
-            return printable(value)
+            return printable(value[:19] + "…" if brief and _DIGEST.fullmatch(value) else value)
         case _ if not value:
             return "none"
         case _ if brief and len(value) > _ABBREVIATE:
@@ -111,34 +112,42 @@ def skipped(result: Result) -> list[str]:
 Values: TypeAlias = Mapping[str, Scalar]
 
 
+def _measured(name: str, _baseline: str, values: Values) -> str:
+    key = str(values["metric"])
+    return f"{name}: {_MEASURED[key].format(figure(float(values['value']), BY_KEY[key].unit))}."
+
+
 def _differs(name: str, baseline: str, values: Values) -> str:
     interval = Interval(float(values["low"]), float(values["high"]))
-    ratio = f"{times(float(values['ratio']))} ({times_range(interval)})"
-    return f"{name} " + _TOOK[str(values["metric"])].format(ratio=ratio, baseline=baseline) + "."
+    measured = _measured(name, baseline, values).rstrip(".")
+    return f"{measured}, {times(float(values['ratio']))} ({times_range(interval)}) that of {baseline}."
 
 
 def _undecided(name: str, baseline: str, values: Values) -> str:
-    metric = BY_KEY[str(values["metric"])].title
+    measured = _measured(name, baseline, values).rstrip(".")
     if "low" not in values:
-        return f"{metric}: too few runs to tell {name} from {baseline}."
-    interval = times_range(Interval(float(values["low"]), float(values["high"])))
-    ratio = times(float(values["ratio"]))
-    return f"{metric}: these runs show no difference between {name} and {baseline} ({ratio}, {interval})."
+        return f"{measured}; too few runs to hold it against {baseline}."
+    interval = Interval(float(values["low"]), float(values["high"]))
+    ratio = f"{times(float(values['ratio']))}, {times_range(interval)}"
+    return f"{measured}; these runs show no difference from {baseline} ({ratio})."
 
 
 def _own_kernel(name: str, _baseline: str, values: Values) -> str:
     engine = values.get("engine")
     confined = [f"{key.partition('.')[2]} {value}" for key, value in values.items() if key.startswith("engine.")]
-    behind = f" What runs it on the host is {engine}: {', '.join(confined)}." if engine else ""
-    return f"{name}: the command talks to a kernel of its own: its boot_id is not the host's.{behind}"
+    behind = f" What runs that on the host is {engine}: {', '.join(confined)}." if engine else ""
+    return (
+        f"{name}: the command talks to a kernel of its own, whose boot_id is not the host's; "
+        f"its root, capabilities and seccomp are that kernel's.{behind}"
+    )
 
 
 def _shared_kernel(name: str, _baseline: str, values: Values) -> str:
-    root = "root inside is the host's root" if values["root"] == "root" else f"root inside is {values['root']} outside"
     privileges = "no new privileges" if values["no_new_privs"] else "new privileges by setuid"
     return (
         f"{name}: the command talks to the host's own kernel, from {values['namespaces']} namespaces of its own, with "
-        f"{values['capabilities']} of {values['of']} capabilities, seccomp {values['seccomp']}, {privileges}; {root}."
+        f"{values['capabilities']} of {values['of']} capabilities, seccomp {values['seccomp']}, {privileges}; "
+        f"root inside is {values['root']}."
     )
 
 
@@ -149,9 +158,8 @@ def _not_isolated(name: str, _baseline: str, values: Values) -> str:
     )
 
 
-def _ran_here(name: str, _baseline: str, values: Values) -> str:
-    facts = "; ".join(f"{key} {value}" for key, value in values.items())
-    return f"{name} ran this image here" + (f" with {facts}." if facts else ".")
+def _short(values: Values) -> str:
+    return f"{str(values['digest'])[:19]}…"
 
 
 _FINDINGS: Mapping[str, Callable[[str, str, Values], str]] = {
@@ -163,7 +171,9 @@ _FINDINGS: Mapping[str, Callable[[str, str, Values], str]] = {
     "behind-own-kernel": _own_kernel,
     "on-shared-kernel": _shared_kernel,
     "not-isolated": _not_isolated,
-    "ran-here": _ran_here,
+    "measured": _measured,
+    "ran": lambda name, _, v: f"{name} ran {_short(v)}, measured {v['count']} times.",
+    "never-ran": lambda name, _, v: f"{name} never ran {_short(v)} to the end.",
 }
 
 _CAUTIONS: Mapping[str, Callable[[str, str, Values], str]] = {

@@ -185,12 +185,12 @@ def test_no_kind_at_all_is_an_error(scripted: Scripted) -> None:
 
 def test_an_earlier_result_is_not_overwritten(tmp_path: Path) -> None:
     spec = Spec(image="test")
-    assert result_directory(tmp_path / "new", spec).is_dir()
+    assert result_directory(tmp_path / "new", spec) == tmp_path / "new"
     (tmp_path / "samples.jsonl").write_text("{}\n")
     with pytest.raises(HybridError, match="earlier result"):
         result_directory(tmp_path, spec)
     (tmp_path / "file").touch()
-    with pytest.raises(HybridError, match="no result can be written"):
+    with pytest.raises(HybridError, match="no result can be written here"):
         result_directory(tmp_path / "file/below", spec)
 
 
@@ -199,3 +199,12 @@ def test_drift_is_named(run: Any, scripted: Scripted) -> None:
     result, _ = run({Kind.CONTAINER: driver}, runs=10)
     drift = [each for each in result.warnings if each.code == "drift"]
     assert [each.metric for each in drift] == ["boot"]
+
+
+def test_nothing_measured_leaves_no_file(
+    run: Any, scripted: Scripted, broken: HybridError, tmp_path: Path
+) -> None:
+    driver, _ = scripted(Kind.CONTAINER, fail={"prepare": broken})
+    with pytest.raises(HybridError, match="it broke"):
+        run({Kind.CONTAINER: driver})
+    assert not (tmp_path / "samples.jsonl").exists()
