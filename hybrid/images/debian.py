@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ _STEPS = {
     "running apt-get update": "reading the package lists",
     "downloading packages": "downloading packages",
     "extracting archives": "unpacking packages",
-    "installing": "installing packages",
+    "installing essential": "installing the essential packages",
+    "installing remaining": "installing packages",
     "creating tarball": "packing the tree",
 }
 
@@ -64,13 +66,21 @@ def _argv(suite: str, packages: Sequence[str], settings: Path, layer: Path) -> l
         "--skip=output/dev",
         *(f"--dpkgopt=path-exclude={path}" for path in _LEFT_OUT),
         *(f"--dpkgopt=path-include={path}" for path in _KEPT),
-        f'--setup-hook=cp {settings} "$1/etc/apt/apt.conf.d/00host"',
+        f'--setup-hook=cp {shlex.quote(str(settings))} "$1/etc/apt/apt.conf.d/00host"',
         f"--customize-hook=rm -f {_HOST_FILES}",
-        *([f"--include={','.join(packages)}"] if packages else []),
+        *_wanted(packages),
         suite,
         str(layer),
         *_sources(suite),
     ]
+
+
+def _wanted(packages: Sequence[str]) -> list[str]:
+    """The packages, and a look at whether they exist before the essential ones take their minute."""
+    if not packages:
+        return []
+    look = f"apt-get -qq update && apt-get -qq download --print-uris {' '.join(packages)} >/dev/null"
+    return [f'--setup-hook=export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"; {look}', f"--include={','.join(packages)}"]
 
 
 def _sources(suite: str) -> list[str]:
