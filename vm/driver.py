@@ -73,7 +73,7 @@ class VmDriver:
             "engine": f"libvirt {_version(connection.getLibVersion())}, QEMU {_version(connection.getVersion())}",
             "accelerator": detect().name,
             "machine": "q35",
-            "kernel": kernel.find_kernel(self._home, None).release,
+            "kernel": kernel.find_kernel(self._home, None).release if kernel.cached(self._home) else "not fetched yet",
             "qemu user": qemu_user(),
         }
 
