@@ -80,7 +80,7 @@ def _pack(tree: Path, layer: Path, lock: int) -> None:
 
 def _plain(path: Path, layer: Path, lock: int) -> None:
     """The tar at `path`, uncompressed, in `layer`."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:  # the program reads on from where the descriptor is
         start = file.read(6)
         tool = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
         file.seek(0)
