@@ -6,8 +6,8 @@ import tarfile
 from itertools import islice
 from pathlib import Path
 
-from hybrid.errors import ImageError
-from hybrid.images import skopeo
+from hybrid.errors import ImageError, ToolError
+from hybrid.images import compression, skopeo
 from hybrid.images.layout import Layout
 from hybrid.images.progress import Progress
 
@@ -16,27 +16,41 @@ _MEMBERS = 10_000
 
 
 def make(path: Path, work: Path, lock: int, progress: Progress) -> Layout:
-    """The image in the archive at `path`."""
-    return skopeo.read(path, _transport(path), work, lock, progress)
+    """The image in the archive (compressed or not) or OCI layout at `path`."""
+    source = work / "archive"  # without a colon: skopeo takes what follows one for a tag
+    if path.is_dir() or compression.kind(path) is None:
+        source.symlink_to(path)
+    else:
+        progress.step(f"decompressing {path.name}")
+        _decompress(path, source, lock)
+    return skopeo.read(path, f"{_transport(source, path)}:{source}", work, lock, progress)
 
 
-def _transport(path: Path) -> str:
+def _decompress(path: Path, target: Path, lock: int) -> None:
+    try:
+        compression.decompress(path, target, lock)
+    except ToolError as error:
+        if "no space left" in error.stderr.lower():
+            raise
+        mend = "save the image again"
+        raise ImageError(f"the archive cannot be decompressed: {error.what}", where=str(path), mend=mend) from None
+
+
+def _transport(source: Path, path: Path) -> str:
     """Skopeo's name for the form. Docker's own archive is also an OCI one; what it says as Docker's is surer."""
-    if path.is_dir():
-        if (path / "oci-layout").exists():
+    if source.is_dir():
+        if (source / "oci-layout").exists():
             return "oci"
         raise ImageError("this directory is no OCI layout", where=str(path), mend=f"write rootfs: {path.name}")
     try:
-        with tarfile.open(path, "r:*") as tar:
+        with tarfile.open(source, "r:") as tar:
             names = {member.name.removeprefix("./") for member in islice(tar, _MEMBERS)}
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise ImageError(
-            f"this is no archive: {error}", where=str(path), mend="give what docker save or skopeo copy wrote"
-        ) from None
+    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        mend = "give what docker save or skopeo copy wrote"
+        raise ImageError(f"this is no archive: {error}", where=str(path), mend=mend) from None
     if "manifest.json" in names:
         return "docker-archive"
     if "oci-layout" in names or "index.json" in names:
         return "oci-archive"
-    raise ImageError(
-        "this archive holds no image", where=str(path), mend=f"for a root filesystem write rootfs: {path.name}"
-    )
+    mend = f"for a root filesystem write rootfs: {path.name}"
+    raise ImageError("this archive holds no image", where=str(path), mend=mend)

@@ -6,25 +6,28 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybrid import process
 from hybrid.errors import ImageError, ToolError
+from hybrid.images import compression
 from hybrid.images.config import MAX_BYTES, damaged, load_json
 from hybrid.images.tools import watch
 
 TAG = "image"
 _OCI = "application/vnd.oci.image"
 _DOCKER = "application/vnd.docker"
-_MEDIA_TYPES = {
-    f"{_DOCKER}.distribution.manifest.v2+json": f"{_OCI}.manifest.v1+json",
-    f"{_DOCKER}.container.image.v1+json": f"{_OCI}.config.v1+json",
-    f"{_DOCKER}.image.rootfs.diff.tar.gzip": f"{_OCI}.layer.v1.tar+gzip",
-    f"{_DOCKER}.image.rootfs.diff.tar": f"{_OCI}.layer.v1.tar",
-}
-_KNOWN = frozenset(_MEDIA_TYPES.values())
+_CONFIGS = (f"{_OCI}.config.v1+json", f"{_DOCKER}.container.image.v1+json")
+_LAYERS = (
+    f"{_OCI}.layer.v1.tar",
+    f"{_OCI}.layer.v1.tar+gzip",
+    f"{_OCI}.layer.v1.tar+zstd",
+    f"{_DOCKER}.image.rootfs.diff.tar",
+    f"{_DOCKER}.image.rootfs.diff.tar.gzip",
+)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -69,41 +72,26 @@ def from_tar(directory: Path, tar: Path, *, created: str) -> Layout:
             "rootfs": {"type": "layers", "diff_ids": [layer]},
         }
     )
-    manifest = _json(
-        {
-            "schemaVersion": 2,
-            "mediaType": f"{_OCI}.manifest.v1+json",
-            "config": _descriptor(f"{_OCI}.config.v1+json", digest_of(config), len(config)),
-            "layers": [_descriptor(f"{_OCI}.layer.v1.tar", layer, size)],
-        }
-    )
+    manifest = _manifest(config, [_descriptor(f"{_OCI}.layer.v1.tar", layer, size)])
     (blobs / digest_of(config).partition(":")[2]).write_bytes(config)
     return _finish(directory, manifest, manifest, config)
 
 
-def from_dir(directory: Path, fetched: Path) -> Layout:
+def from_dir(directory: Path, fetched: Path, lock: int) -> Layout:
     """A layout of what skopeo put in `dir:fetched`; its blobs are moved.
 
-    Docker's manifest becomes OCI's by its media types alone; the original is kept, and so is its digest.
+    Its manifest may be Docker's and need not tell the truth about compression: the layout's is written anew,
+    but the original is kept, and so is its digest.
     """
     original = _bounded(fetched / "manifest.json")
     manifest = load_json(original, "manifest")
     if manifest.get("schemaVersion") != 2 or not isinstance(manifest.get("layers"), list):
-        raise ImageError(
-            "the image's manifest is of a form that is too old", mend="push the image again with a newer tool"
-        )
-    descriptors = [manifest.get("config"), *manifest["layers"]]
+        raise ImageError("the image's manifest is of too old a form", mend="push the image again with a newer tool")
     blobs = _start(directory)
-    manifest["mediaType"] = f"{_OCI}.manifest.v1+json"
-    config = b""
-    for index, descriptor in enumerate(descriptors):
-        name = _translate(descriptor)
-        if index == 0:
-            config = _bounded(fetched / name)
-            (blobs / name).write_bytes(config)
-        elif not (blobs / name).exists():
-            _take(fetched / name, blobs / name)
-    return _finish(directory, _json(manifest), original, config)
+    config = _bounded(fetched / _blob(manifest.get("config"), _CONFIGS))
+    (blobs / digest_of(config).partition(":")[2]).write_bytes(config)
+    layers = [_take(fetched / _blob(layer, _LAYERS), blobs, lock) for layer in manifest["layers"]]
+    return _finish(directory, _manifest(config, layers), original, config)
 
 
 def unpack(layout: Layout, rootfs: Path, lock: int) -> None:
@@ -126,25 +114,46 @@ def architecture() -> str:
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
 
 
-def _translate(descriptor: Any) -> str:
-    """Give a descriptor OCI's media type; returns the name of its blob."""
+def _blob(descriptor: Any, media_types: Sequence[str]) -> str:
+    """The name of the blob that a descriptor speaks of; ImageError when it is of none of these media types."""
     if not isinstance(descriptor, dict) or not _DIGEST.fullmatch(str(descriptor.get("digest"))):
         raise damaged("manifest", "a blob without a sha256 digest")
-    media_type = str(descriptor.get("mediaType"))
-    descriptor["mediaType"] = _MEDIA_TYPES.get(media_type, media_type)
-    if descriptor["mediaType"] not in _KNOWN:
+    if descriptor.get("mediaType") not in media_types:
         raise ImageError(
-            f"a part of the image is of a kind that cannot be used: {media_type[:80]}",
-            mend="use an image for Linux whose layers are plain or gzip-compressed tars",
+            f"a part of the image is of a kind that cannot be used: {str(descriptor.get('mediaType'))[:80]}",
+            mend="use an image for Linux whose layers are tars",
         )
     return str(descriptor["digest"]).partition(":")[2]
 
 
-def _take(source: Path, target: Path) -> None:
+def _take(source: Path, blobs: Path, lock: int) -> dict[str, Any]:
+    """Move a layer among the blobs, uncompressed unless it is gzip's, which umoci reads. Its descriptor."""
+    if not source.exists():  # taken already: a manifest may name a layer twice
+        source = blobs / source.name
     try:
-        source.rename(target)
+        compressed = compression.kind(source)
     except FileNotFoundError:
-        raise damaged("manifest", f"its blob {target.name[:12]} is missing") from None
+        raise damaged("manifest", f"its blob {source.name[:12]} is missing") from None
+    name = source.name
+    if compressed not in (None, "gzip"):
+        plain = blobs / "plain"
+        compression.decompress(source, plain, lock)
+        name = file_digest(plain).partition(":")[2]
+        source = plain
+    blob = source.rename(blobs / name)
+    media_type = f"{_OCI}.layer.v1.tar+gzip" if compressed == "gzip" else f"{_OCI}.layer.v1.tar"
+    return _descriptor(media_type, f"sha256:{name}", blob.stat().st_size)
+
+
+def _manifest(config: bytes, layers: Sequence[dict[str, Any]]) -> bytes:
+    return _json(
+        {
+            "schemaVersion": 2,
+            "mediaType": f"{_OCI}.manifest.v1+json",
+            "config": _descriptor(f"{_OCI}.config.v1+json", digest_of(config), len(config)),
+            "layers": list(layers),
+        }
+    )
 
 
 def _bounded(path: Path) -> bytes:

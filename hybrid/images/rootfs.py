@@ -11,17 +11,11 @@ from pathlib import Path
 
 from hybrid import process
 from hybrid.errors import ImageError, ToolError
+from hybrid.images.compression import decompress
 from hybrid.images.layout import Layout, from_tar
 from hybrid.images.progress import Progress
 from hybrid.images.tools import watch
 
-_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"\xfd7zXZ\0": "xz",
-    b"BZh": "bzip2",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-}
 _CREATED = "1970-01-01T00:00:00Z"
 """The same bytes are the same image, whenever it is made."""
 
@@ -80,20 +74,14 @@ def _pack(tree: Path, layer: Path, lock: int) -> None:
 
 def _plain(path: Path, layer: Path, lock: int) -> None:
     """The tar at `path`, uncompressed, in `layer`."""
-    with path.open("rb", buffering=0) as file:  # the program reads on from where the descriptor is
-        start = file.read(6)
-        tool = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-        file.seek(0)
-        with layer.open("wb") as out:
-            argv = [process.need(tool, {"xz": "xz-utils"}.get(tool, tool)), "-dc"] if tool else [process.need("cat")]
-            try:
-                watch(argv, lambda line: None, stdin=file, stdout=out, pass_fds=[lock])
-            except ToolError as error:
-                if "no space left" in error.stderr.lower():
-                    raise
-                raise ImageError(
-                    f"the tar cannot be decompressed: {error.what}", where=str(path), mend="make it again"
-                ) from None
+    try:
+        decompress(path, layer, lock)
+    except ToolError as error:
+        if "no space left" in error.stderr.lower():
+            raise
+        raise ImageError(
+            f"the tar cannot be decompressed: {error.what}", where=str(path), mend="make it again"
+        ) from None
 
 
 def _check(layer: Path, path: Path) -> None:

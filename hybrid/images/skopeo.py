@@ -29,13 +29,11 @@ def fetch(reference: Reference, work: Path, lock: int, progress: Progress) -> La
         raise _explain(reference, error) from None
 
 
-def read(archive: Path, transport: str, work: Path, lock: int, progress: Progress) -> Layout:
-    """The image in an archive; `transport` is skopeo's name for its form."""
+def read(archive: Path, source: str, work: Path, lock: int, progress: Progress) -> Layout:
+    """The image in `archive`, which skopeo finds under `source` (transport and path)."""
     progress.step(f"reading {archive.name}")
-    link = work / "archive"  # skopeo takes what follows a colon in the path for a tag
-    link.symlink_to(archive)
     try:
-        return _copy(f"{transport}:{link}", work, lock, [])
+        return _copy(source, work, lock, [])
     except ToolError as error:
         if "no space left" in error.stderr.lower():
             raise
@@ -51,7 +49,7 @@ def _copy(source: str, work: Path, lock: int, options: Sequence[str]) -> Layout:
     policy = [] if any(path.exists() for path in policies) else ["--insecure-policy"]
     argv = [process.need("skopeo"), *policy, "copy", "--quiet", *options, source, f"dir:{work / 'fetched'}"]
     watch(argv, lambda line: None, pass_fds=[lock], env={"TMPDIR": str(work)})
-    return from_dir(work / "layout", work / "fetched")
+    return from_dir(work / "layout", work / "fetched", lock)
 
 
 def _cause(error: ToolError) -> str:
