@@ -17,6 +17,9 @@ Kinds = Mapping[Kind, KindResult]
 
 RESOURCES = ("cpu", "memory.pss", "memory.private", "disk")
 
+_PROPERTIES = {"Uid": "uid", "CapEff": "capabilities", "NoNewPrivs": "no_new_privs", "Seccomp": "seccomp"}
+"""Lines of /proc/PID/status by the names that they have in the answers."""
+
 _SECCOMP = {0: "none", 1: "strict", 2: "filter"}
 
 
@@ -135,7 +138,7 @@ def _isolation_rows(kinds: Kinds, machine: Machine) -> Iterator[Row]:
     yield _row("seccomp", kinds, lambda seen: _SECCOMP.get(seen.seccomp, str(seen.seccomp)))
     yield _row("no_new_privs", kinds, lambda seen: seen.no_new_privs)
     for engine, name in _engine_properties(kinds):
-        yield _row(f"{engine} on the host: {name}", kinds, _engine_value(engine, name))
+        yield _row(f"{engine} on the host: {_PROPERTIES.get(name, name)}", kinds, _engine_value(engine, name))
 
 
 def _host_namespaces(seen: Evidence, machine: Machine) -> tuple[str, ...]:
@@ -163,7 +166,30 @@ def _engine_properties(kinds: Kinds) -> list[tuple[str, str]]:
 
 
 def _engine_value(engine: str, name: str) -> Callable[[Evidence], Cell]:
-    return lambda seen: seen.host_processes.get(engine, {}).get(name)
+    def read(seen: Evidence) -> Cell:
+        value = seen.host_processes.get(engine, {}).get(name)
+        return None if value is None else _property(name, value)
+
+    return read
+
+
+def _property(name: str, value: str) -> Cell:
+    """What a line of /proc/PID/status means; any other property as the driver said it."""
+    match name:
+        case "CapEff":
+            return capabilities.names(int(value, 16))
+        case "NoNewPrivs":
+            return value == "1"
+        case "Seccomp" if value.isdecimal():
+            return _SECCOMP.get(int(value), value)
+        case _:
+            return value
+
+
+def _said(name: str, value: str) -> Scalar:
+    """The same, small enough for a sentence: how many capabilities, not which."""
+    found = _property(name, value)
+    return len(found) if isinstance(found, tuple) else "unknown" if found is None else found
 
 
 def _isolation_findings(kinds: Kinds, machine: Machine) -> Iterator[Finding]:
@@ -178,7 +204,8 @@ def _isolation_findings(kinds: Kinds, machine: Machine) -> Iterator[Finding]:
         }
         if not shares_kernel(seen, machine):
             for engine, properties in seen.host_processes.items():
-                values |= {"engine": engine, **{f"engine.{key}": value for key, value in properties.items()}}
+                values["engine"] = engine
+                values |= {f"engine.{_PROPERTIES.get(key, key)}": _said(key, properties[key]) for key in properties}
             yield Finding("behind-own-kernel", kind, values=values)
         elif not own_namespaces(seen, machine):
             yield Finding("not-isolated", kind, values=values)

@@ -54,8 +54,10 @@ def _of_kind(kind: Kind, result: KindResult) -> Iterator[Caution]:
         )
     if result.ended:
         yield Caution("ended", kind, values={"count": result.ended, "of": result.measured})
+    if result.killed:
+        yield Caution("killed", kind, values={"count": result.killed, "of": result.measured})
     for code, count in result.exit_codes.items():
-        if code not in ("0", "stopped"):
+        if code != "0":
             yield Caution("exit-code", kind, values={"code": code, "count": count})
     if 0 < result.measured < stats.ENOUGH:
         yield Caution("few-runs", kind, values={"count": result.measured, "enough": stats.ENOUGH})

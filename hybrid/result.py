@@ -71,6 +71,8 @@ class KindResult:
     """How many of the measured commands ended by themselves."""
     exit_codes: Mapping[str, int]
     """How often each exit code was seen."""
+    killed: int
+    """How many of them did not end on their stop signal."""
     metrics: Mapping[str, Summary]
     evidence: Evidence | None
 

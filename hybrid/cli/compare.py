@@ -66,12 +66,13 @@ def compare(
     from hybrid import launch, report
     from hybrid.compare import Settings, choose, result_directory
     from hybrid.compare import compare as run
-    from hybrid.drivers import all_drivers
+    from hybrid.drivers import driver
     from hybrid.home import default_home
 
     home = default_home()
     spec = launch.load(target)
-    drivers, skipped = choose(all_drivers(home), _kinds(kinds))
+    asked = _kinds(kinds)
+    drivers, skipped = choose({kind: driver(kind, home) for kind in asked or Kind}, asked)
     directory = result_directory(output, spec)
     image, image_seconds = _image(spec, home)
     with _progress() as watch:

@@ -17,6 +17,12 @@ def figure(value: float, unit: str) -> str:
     return f"{digits(value / scale)} {name}".rstrip()
 
 
+def round_figure(value: float, unit: str) -> str:
+    """A value known to be round, without trailing zeros: `20 ms`."""
+    scale, name = _scale(value, unit)
+    return f"{value / scale:g} {name}"
+
+
 def figure_range(interval: Interval, median: float, unit: str) -> str:
     """An interval in the unit of its median, which the reader sees beside it: `41.0-45.2`, with a dash."""
     scale, _ = _scale(median, unit)

@@ -70,6 +70,18 @@ def _preparing(seconds: float) -> str:
     return figure(seconds, "s") if seconds >= 1e-3 else "–"  # noqa: RUF001
 
 
+def spread(result: Result) -> Iterator[tuple[str, str, int, tuple[str, ...], int]]:
+    """Of every metric and kind: title, kind, count, least, median, 95th percentile, most; and outliers."""
+    for line in lines(result):
+        title = f"phase {line.metric.title}" if line.metric.group is Group.PHASE else line.metric.title
+        for kind in kinds(result):
+            found = result.kinds[kind].metrics.get(line.metric.key)
+            if found is not None:
+                steps = (found.minimum, found.median, found.p95, found.maximum)
+                texts = tuple(figure(value, line.metric.unit) for value in steps)
+                yield title, label(result, kind), len(found.values), texts, len(found.outliers)
+
+
 def indent(metric: Metric) -> str:
     return "  " if metric.group is Group.PHASE else ""
 

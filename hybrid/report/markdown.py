@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from hybrid.metrics import Group
 from hybrid.report import grid, words
-from hybrid.report.figures import figure, printable
+from hybrid.report.figures import printable
 from hybrid.result import Answer, Result
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
@@ -23,17 +23,17 @@ def escape(text: str) -> str:
 
 
 def _lines(result: Result) -> Iterator[str]:
-    yield f"# {escape(result.subject.name)}: {escape(', '.join(words.label(result, k) for k in grid.kinds(result)))}"
+    yield f"# {escape(words.title(result))}"
     yield ""
-    yield f"{escape(words.headline(result))}."
+    yield f"{escape(words.design(result))}."
     yield f"Image `{result.subject.digest}`. Run {result.started} to {result.ended}."
     yield ""
     yield f"On {escape(words.machine(result))}."
     yield ""
     yield from _main(result)
     yield ""
-    yield f"Medians with their 95 % bootstrap intervals; {escape(words.readiness(result))}. A ratio in brackets"
-    yield "shows no difference: its interval holds 1. What was paid once is in no other figure."
+    yield f"Medians with their 95 % bootstrap intervals; {escape(words.readiness(result))}. Of phases, medians only."
+    yield "A ratio in brackets shows no difference: its interval holds 1. What was paid once is in no other figure."
     yield ""
     if result.interrupted:
         yield "**Interrupted:** only the runs before that are in here.\n"
@@ -52,17 +52,18 @@ def _main(result: Result) -> Iterator[str]:
     names = [words.label(result, kind) for kind in grid.kinds(result)]
     yield from _head(["", *names, *ratios])
     for line in grid.lines(result):
-        title = f"&nbsp;&nbsp;{line.metric.title}" if line.metric.group is Group.PHASE else f"**{line.metric.title}**"
-        yield _row([title, *(_value(value) for value in (*line.values, *line.ratios))])
+        phase = line.metric.group is Group.PHASE
+        title = f"&nbsp;&nbsp;{line.metric.title}" if phase else f"**{line.metric.title}**"
+        yield _row([title, *(_value(value, brief=phase) for value in (*line.values, *line.ratios))])
     for title, figures in grid.prepared(result):
         yield _row([title, *figures, *("" for _ in ratios)])
 
 
-def _value(value: grid.Value | None) -> str:
+def _value(value: grid.Value | None, *, brief: bool) -> str:
     if value is None:
         return ""
     text = f"({value.text})" if value.weak else value.text
-    return f"{text} [{value.interval}]" if value.interval else text
+    return f"{text} [{value.interval}]" if value.interval and not brief else text
 
 
 def _answer(result: Result, answer: Answer) -> Iterator[str]:
@@ -71,7 +72,7 @@ def _answer(result: Result, answer: Answer) -> Iterator[str]:
     for found in answer.findings:
         yield f"- {escape(words.finding(result, found))}"
     yield ""
-    yield from _head(["", *(words.label(result, kind) for kind in grid.kinds(result))])
+    yield from _head(["", *(words.label(result, kind) for kind in grid.kinds(result))], align="---")
     for row in answer.rows:
         cells = (words.cell(row.cells.get(kind), row.unit) for kind in grid.kinds(result))
         yield _row([escape(row.name), *(escape(cell) for cell in cells)])
@@ -79,20 +80,13 @@ def _answer(result: Result, answer: Answer) -> Iterator[str]:
 
 def _spread(result: Result) -> Iterator[str]:
     yield from _head(["", "kind", "n", "min", "median", "p95", "max", "outliers"])
-    for line in grid.lines(result):
-        for kind in grid.kinds(result):
-            summary = result.kinds[kind].metrics.get(line.metric.key)
-            if summary is not None:
-                steps = (summary.minimum, summary.median, summary.p95, summary.maximum)
-                figures = (figure(value, line.metric.unit) for value in steps)
-                count = len(summary.outliers)
-                name = words.label(result, kind)
-                yield _row([line.metric.title, name, str(len(summary.values)), *figures, str(count or "")])
+    for title, kind, count, figures, outliers in grid.spread(result):
+        yield _row([title, kind, str(count), *figures, str(outliers or "")])
 
 
-def _head(names: Sequence[str]) -> Iterator[str]:
+def _head(names: Sequence[str], align: str = "---:") -> Iterator[str]:
     yield _row(names)
-    yield "|---|" + "---:|" * (len(names) - 1)
+    yield "|---|" + f"{align}|" * (len(names) - 1)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hybrid.metrics import BY_KEY
-from hybrid.report import figures, grid, plot, words
+from hybrid.report import grid, plot, words
 from hybrid.result import Result
 
 PLOTTED = ("boot", "ready", "cpu", "memory.pss")
@@ -29,7 +29,8 @@ def _values(result: Result) -> dict[str, Any]:
     keys = [key for key in PLOTTED if key != "ready" or result.subject.healthcheck]
     return {
         "result": result,
-        "headline": words.headline(result),
+        "title": words.title(result),
+        "design": words.design(result),
         "machine": words.machine(result),
         "readiness": words.readiness(result),
         "notes": [*words.skipped(result), *(words.caution(result, each) for each in result.warnings)],
@@ -42,7 +43,7 @@ def _values(result: Result) -> dict[str, Any]:
         "strips": [strips for key in keys if (strips := plot.strips(result, key)) is not None],
         "answers": [_answer(result, answer) for answer in result.answers],
         "meanings": {metric.title: metric.meaning for metric in BY_KEY.values()},
-        "spread": list(_spread(result)),
+        "spread": list(grid.spread(result)),
         "width": plot.WIDTH,
     }
 
@@ -58,18 +59,3 @@ def _answer(result: Result, answer: Any) -> dict[str, Any]:
             for row in answer.rows
         ],
     }
-
-
-def _spread(result: Result) -> Any:
-    for line in grid.lines(result):
-        for kind in grid.kinds(result):
-            summary = result.kinds[kind].metrics.get(line.metric.key)
-            if summary is not None:
-                steps = (summary.minimum, summary.median, summary.p95, summary.maximum)
-                yield (
-                    line.metric.title,
-                    words.label(result, kind),
-                    len(summary.values),
-                    [figures.figure(value, line.metric.unit) for value in steps],
-                    len(summary.outliers),
-                )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hybrid.driver import Kind
 from hybrid.marks import Mark
-from hybrid.metrics import BY_KEY
+from hybrid.metrics import BY_KEY, Unit
 from hybrid.report import grid
-from hybrid.report.figures import figure
+from hybrid.report.figures import figure, round_figure
 from hybrid.report.words import label
 from hybrid.result import Result
 
@@ -91,8 +91,9 @@ def strips(result: Result, key: str) -> Strips | None:
     }
     if not found:
         return None
-    axis = _Axis(min(each.minimum for each in found.values()), max(each.maximum for each in found.values()))
     unit = BY_KEY[key].unit
+    base = 1024.0 if unit is Unit.BYTES else 10.0
+    axis = _Axis(min(each.minimum for each in found.values()), max(each.maximum for each in found.values()), base)
     drawn = []
     for kind, each in found.items():
         interval = (each.interval.low, each.interval.high) if each.interval else (each.median, each.median)
@@ -102,7 +103,7 @@ def strips(result: Result, key: str) -> Strips | None:
         )
         low, high = (axis.x(value) for value in interval)
         drawn.append(Strip(label(result, kind), dots, axis.x(each.median), low, high, figure(each.median, unit)))
-    ticks = tuple(Tick(axis.x(value), figure(value, unit)) for value in axis.ticks())
+    ticks = tuple(Tick(axis.x(value), round_figure(value, unit)) for value in axis.ticks())
     return Strips(BY_KEY[key].title, tuple(drawn), ticks)
 
 
@@ -128,17 +129,30 @@ def _jitter(place: int) -> float:
 class _Axis:
     """A logarithmic axis that leaves some room at its ends."""
 
-    def __init__(self, least: float, most: float) -> None:
+    def __init__(self, least: float, most: float, base: float) -> None:
         self.low = math.log10(least) - 0.06
         self.high = max(math.log10(most) + 0.06, self.low + 0.3)
+        self.base = base
 
     def x(self, value: float) -> float:
         return (math.log10(value) - self.low) / (self.high - self.low) * WIDTH
 
     def ticks(self) -> list[float]:
-        """Round values on the axis: powers of ten, and their doubles and fives where those are few."""
-        span = self.high - self.low
-        steps: tuple[float, ...] = (1.0,) if span > 3 else (1.0, 2.0, 5.0) if span > 0.7 else (1, 1.5, 2, 3, 4, 5, 6, 8)
-        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
-        values = [step * 10.0**decade for decade in decades for step in steps]
-        return [value for value in values if self.low <= math.log10(value) <= self.high]
+        """Round values on the axis; of the sets of steps from coarse to fine the first that gives enough."""
+        for steps in _STEPS[self.base]:
+            found = [value for value in self._round(steps) if self.low <= math.log10(value) <= self.high]
+            if len(found) >= ENOUGH_TICKS:
+                break
+        return found
+
+    def _round(self, steps: Sequence[float]) -> list[float]:
+        power = math.log10(self.base)
+        first, last = math.floor(self.low / power), math.ceil(self.high / power)
+        return [step * self.base**exponent for exponent in range(first, last + 1) for step in steps]
+
+
+ENOUGH_TICKS = 3
+
+_DECADE = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1, 1.5, 2, 3, 4, 5, 6, 8))
+_BINARY = ((1.0, 32.0), (1.0, 8.0, 64.0, 512.0), (1, 2, 4, 8, 16, 32, 64, 128, 256, 512))
+_STEPS: Mapping[float, Sequence[Sequence[float]]] = {10.0: _DECADE, 1024.0: _BINARY}

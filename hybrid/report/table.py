@@ -42,7 +42,7 @@ def _print(result: Result, file: IO[str], width: int | None) -> None:
 def _parts(result: Result) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    yield Text(words.headline(result), style="bold")
+    yield Text.assemble((words.title(result), "bold"), "; ", words.design(result))
     yield Text(words.machine(result), style="dim")
     yield main_table(result)
     yield Text(
@@ -94,7 +94,7 @@ def _cell(value: grid.Value | None, brief: bool = False) -> Text:
     if value is None:
         return Text("–", style="dim")  # noqa: RUF001
     text = Text(f"({value.text})" if value.weak else value.text, style="" if brief or value.weak else "bold")
-    if not brief:
+    if not brief and value.interval:
         text.append(f"\n{value.interval}", style="not bold dim")
     return text
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+from hybrid import capabilities
 from hybrid.driver import Kind
 from hybrid.metrics import BY_KEY
-from hybrid.report.figures import digits, figure, percent, printable, times, times_range
+from hybrid.report.figures import figure, percent, printable, times, times_range
 from hybrid.result import Caution, Cell, Finding, Question, Result, Scalar
 from hybrid.stats import Interval
 
@@ -39,14 +40,17 @@ def label(result: Result, kind: Kind) -> str:
     return f"{kind} ({each.accelerator})" if each is not None and each.accelerator else kind.value
 
 
-def headline(result: Result) -> str:
-    """What was run, in one line."""
+def title(result: Result) -> str:
+    """What was compared, in a few words."""
+    return f"{printable(result.subject.name)}: {', '.join(label(result, kind) for kind in result.kinds)}"
+
+
+def design(result: Result) -> str:
+    """How it was run, in one line."""
     plan = result.plan
-    runs = f"{plan.runs} runs each" if plan.runs != 1 else "1 run each"
-    return (
-        f"{printable(result.subject.name)}: {', '.join(label(result, kind) for kind in result.kinds)}; "
-        f"{runs} after {plan.warmup} to warm up, in mixed order (seed {plan.seed})"
-    )
+    runs = "1 run" if plan.runs == 1 else f"{plan.runs} runs"
+    warmup = f" after {plan.warmup} to warm up" if plan.warmup else ""
+    return f"{runs} of each{warmup}, in mixed order (seed {plan.seed})"
 
 
 def machine(result: Result) -> str:
@@ -63,7 +67,7 @@ def machine(result: Result) -> str:
 def readiness(result: Result) -> str:
     """What `ready` means in this result."""
     if result.subject.healthcheck:
-        return f"ready: the healthcheck `{printable(' '.join(result.subject.healthcheck))}` passed for the first time"
+        return f"ready: the healthcheck ({printable(' '.join(result.subject.healthcheck))}) passed for the first time"
     return "ready: the command was executed; the spec has no healthcheck"
 
 
@@ -75,11 +79,13 @@ def cell(value: Cell, unit: str = "", *, brief: bool = False) -> str:
         case bool():
             return "yes" if value else "no"
         case int() | float():
-            return figure(value, unit) if unit else digits(value)
+            return figure(value, unit) if unit else f"{value:g}"
         case str():
             return printable(value[:19] + "…" if brief and _DIGEST.fullmatch(value) else value)
         case _ if not value:
             return "none"
+        case _ if len(value) > _ABBREVIATE and value == capabilities.names((1 << len(value)) - 1):
+            return f"all {len(value)}"
         case _ if brief and len(value) > _ABBREVIATE:
             return f"{len(value)}"
         case _:
@@ -134,8 +140,8 @@ def _undecided(name: str, baseline: str, values: Values) -> str:
 
 def _own_kernel(name: str, _baseline: str, values: Values) -> str:
     engine = values.get("engine")
-    confined = [f"{key.partition('.')[2]} {value}" for key, value in values.items() if key.startswith("engine.")]
-    behind = f" What runs that on the host is {engine}: {', '.join(confined)}." if engine else ""
+    confined = [f"{key[7:]} {cell(value)}" for key, value in values.items() if key.startswith("engine.")]
+    behind = f" On the host {engine} runs it, with {', '.join(confined)}." if engine else ""
     return (
         f"{name}: the command talks to a kernel of its own, whose boot_id is not the host's; "
         f"its root, capabilities and seccomp are that kernel's.{behind}"
@@ -182,13 +188,14 @@ _CAUTIONS: Mapping[str, Callable[[str, str, Values], str]] = {
         f"{name}: {v['count']} failed, the first in phase {v['phase']}: {v['what']}"
         + (f". To mend it: {v['mend']}" if v["mend"] else "")
     ),
-    "tcg": lambda name, *_: (
-        f"{name} ran under TCG, QEMU's emulator, as this machine has no KVM that boots a stock guest: "
-        "its figures say nothing about a VM under KVM."
-    ),
+    "tcg": lambda name, *_: f"{name} was emulated: its figures say nothing about a VM under KVM.",
     "driver": lambda name, _, v: f"{name}: {v['what']}. To mend it: {v['mend']}",
     "ended": lambda name, _, v: (
         f"{name}: in {v['count']} of {v['of']} runs the command ended by itself, so there was less to look at."
+    ),
+    "killed": lambda name, _, v: (
+        f"{name}: in {v['count']} of {v['of']} runs the command did not end on its stop signal and was killed: "
+        "`stop` is its grace period, no cost of the kind."
     ),
     "exit-code": lambda name, _, v: f"{name}: the command ended with exit code {v['code']} in {v['count']} runs.",
     "few-runs": lambda name, _, v: (

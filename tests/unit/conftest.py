@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from hybrid import machine
+from hybrid.compare import Settings, compare
 from hybrid.driver import Evidence, Instance, Kind, Problem, Request, State, Status, Stdio, Usage
 from hybrid.errors import HybridError, InstanceError
+from hybrid.home import Home
 from hybrid.image import Image, ImageConfig
 from hybrid.marks import Mark, Marks
+from hybrid.result import Result
+from hybrid.spec import Spec
 from hybrid.store import Record
 
 MS = 1_000_000
@@ -188,7 +192,7 @@ def evidence(kind: Kind) -> Evidence:
         return Evidence("6.1.0-host", BOOT_ID, "Debian 12", "0 100000 65536", own, 0xA80425FB, 2, True)
     return Evidence(
         "6.1.0-31-cloud", "9" * 36, "Debian 12", "0 0 4294967295", namespaces, (1 << 41) - 1, 0, False,
-        {"qemu": {"seccomp": "filter", "user": "libvirt-qemu"}},
+        {"qemu": {"Uid": "107", "CapEff": "0000000000000000", "NoNewPrivs": "1", "Seccomp": "2"}},
     )  # fmt: skip
 
 
@@ -239,3 +243,15 @@ def seen() -> Callable[[Kind], Evidence]:
 @pytest.fixture
 def broken() -> HybridError:
     return HybridError("it broke", mend="mend it")
+
+
+@pytest.fixture
+def result(scripted: Callable[..., tuple[ScriptedDriver, Script]], image: Image, tmp_path: Path) -> Result:
+    """A comparison of all kinds whose every figure is known; what a clock or a path gave is pinned."""
+    spec = Spec(image="test", healthcheck={"test": ["CMD", "/bin/true"]})  # type: ignore[arg-type]
+    drivers = {kind: scripted(kind)[0] for kind in Kind}
+    home = Home(tmp_path / "home", tmp_path / "run")
+    found, _ = compare(spec, image, 12.3, drivers, home, tmp_path / "out", Settings(runs=6, warmup=1, seed=1))
+    kinds = {kind: replace(each, prepare_seconds=1.5 if kind is Kind.VM else 0.0) for kind, each in found.kinds.items()}
+    times = {"started": "2026-01-02T03:04:05+00:00", "ended": "2026-01-02T03:05:06+00:00"}
+    return replace(found, kinds=kinds, **times)  # type: ignore[arg-type]

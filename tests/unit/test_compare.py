@@ -201,9 +201,7 @@ def test_drift_is_named(run: Any, scripted: Scripted) -> None:
     assert [each.metric for each in drift] == ["boot"]
 
 
-def test_nothing_measured_leaves_no_file(
-    run: Any, scripted: Scripted, broken: HybridError, tmp_path: Path
-) -> None:
+def test_nothing_measured_leaves_no_file(run: Any, scripted: Scripted, broken: HybridError, tmp_path: Path) -> None:
     driver, _ = scripted(Kind.CONTAINER, fail={"prepare": broken})
     with pytest.raises(HybridError, match="it broke"):
         run({Kind.CONTAINER: driver})
