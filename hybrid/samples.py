@@ -22,7 +22,12 @@ def sample_file(directory: Path) -> Iterator[Callable[[Sample], None]]:
 
     When nothing came into it, file and directory are removed again.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"no result can be written here: {error.strerror}", where=str(directory), mend="give another --output"
+        ) from None
     path = directory / SAMPLES
     try:
         with path.open("w", encoding="utf-8") as file:

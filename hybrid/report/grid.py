@@ -60,10 +60,10 @@ def prepared(result: Result) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Rows of what is paid once and shared by all instances; outside of every other figure."""
     yield "image on disk", tuple(figure(result.subject.tree_bytes, "B") for _ in kinds(result))
     yield (
-        "made from it, on disk",
+        "disk made from it",
         tuple(figure(size, "B") if (size := result.kinds[kind].prepare_bytes) else "–" for kind in kinds(result)),  # noqa: RUF001
     )
-    yield "making that took", tuple(_preparing(result.kinds[kind].prepare_seconds) for kind in kinds(result))
+    yield "making it took", tuple(_preparing(result.kinds[kind].prepare_seconds) for kind in kinds(result))
 
 
 def _preparing(seconds: float) -> str:

@@ -44,7 +44,9 @@ def _parts(result: Result) -> Iterator[RenderableType]:
 
     yield Text.assemble((words.title(result), "bold"), "; ", words.design(result))
     yield Text(words.machine(result), style="dim")
+    yield Text()
     yield main_table(result)
+    yield Text()
     yield Text(
         f"Medians with their 95 % intervals; {words.readiness(result)}. Of phases, medians only. "
         "A ratio in brackets shows no difference.",
@@ -67,7 +69,7 @@ def main_table(result: Result) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     table.add_column("")
     for kind in grid.kinds(result):
         table.add_column(words.label(result, kind), justify="right", no_wrap=True)
@@ -100,6 +102,7 @@ def _cell(value: grid.Value | None, brief: bool = False) -> Text:
 
 
 def _answer(result: Result, answer: Answer) -> Iterator[RenderableType]:
+    from rich.padding import Padding
     from rich.text import Text
 
     title, question = words.QUESTIONS[answer.question]
@@ -107,7 +110,8 @@ def _answer(result: Result, answer: Answer) -> Iterator[RenderableType]:
     for found in answer.findings:
         yield _hanging("  ", words.finding(result, found), "")
     if answer.question not in IN_MAIN_TABLE and answer.rows:
-        yield answer_table(result, answer)
+        yield Text()
+        yield Padding(answer_table(result, answer), (0, 0, 0, 2))
 
 
 def answer_table(result: Result, answer: Answer) -> Table:
@@ -116,7 +120,7 @@ def answer_table(result: Result, answer: Answer) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", show_edge=False)
     table.add_column("")
     for kind in grid.kinds(result):
         table.add_column(words.label(result, kind), overflow="fold")

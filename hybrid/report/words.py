@@ -81,7 +81,7 @@ def cell(value: Cell, unit: str = "", *, brief: bool = False) -> str:
         case int() | float():
             return figure(value, unit) if unit else f"{value:g}"
         case str():
-            return printable(value[:19] + "…" if brief and _DIGEST.fullmatch(value) else value)
+            return printable(value[:15] + "…" if brief and _DIGEST.fullmatch(value) else value)
         case _ if not value:
             return "none"
         case _ if len(value) > _ABBREVIATE and value == capabilities.names((1 << len(value)) - 1):
@@ -165,7 +165,7 @@ def _not_isolated(name: str, _baseline: str, values: Values) -> str:
 
 
 def _short(values: Values) -> str:
-    return f"{str(values['digest'])[:19]}…"
+    return f"{str(values['digest'])[:15]}…"
 
 
 _FINDINGS: Mapping[str, Callable[[str, str, Values], str]] = {
