@@ -130,7 +130,9 @@ def _system_mounts() -> list[dict[str, Any]]:
     return [
         _mount("/proc", "proc", "proc", *safe),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        _mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        _mount(
+            "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
+        ),
         _mount("/sys", "sysfs", "sysfs", *safe, "ro"),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", *safe, "ro"),
         _mount("/dev/mqueue", "mqueue", "mqueue", *safe),

@@ -1,22 +1,24 @@
 """The moment of execve, told by the kernel.
 
 The kernel's process connector reports each execve on the host with its own CLOCK_MONOTONIC stamp. So
-the mark ENTRYPOINT holds for any runtime and however late we read it. Signs that a runtime gives are
-not as good: its own end comes up to some milliseconds late, a descriptor that execve closes stays open in
-the runtime's other processes (crun run) or is closed before (runc start).
+the mark ENTRYPOINT holds for any runtime and however late we read it. The signs that runtimes give are
+not as good: their own end comes from some milliseconds before the execve to some after it, and a
+descriptor that execve closes stays open in the runtime's other processes (crun run) or is closed
+before (runc start).
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
-from types import TracebackType
+import time
 
 _CONNECTOR = 11
 """NETLINK_CONNECTOR, with the index and value of the process connector."""
 _INDEX = _VALUE = 1
-_LISTEN, _IGNORE = 1, 2
+_LISTEN = 1
 _EXEC = 0x00000002
 _NETLINK = struct.Struct("=IHHII")
 _MESSAGE = struct.Struct("=IIIIHH")
@@ -29,17 +31,17 @@ class Execs:
     """Collects the execves of the whole host from the moment it is made until it is closed.
 
     Where the kernel does not tell (no CAP_NET_ADMIN, a namespace of our own, no CONFIG_PROC_EVENTS),
-    `first` knows nothing.
+    `nth` knows nothing.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, int] = {}
+        self._seen: dict[int, list[int]] = {}
         self._socket: socket.socket | None = None
         try:
             self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _CONNECTOR)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
             self._socket.bind((0, _INDEX))
-            self._ask(_LISTEN)
+            self._listen()
             self._socket.setblocking(False)
         except OSError:
             self.close()
@@ -47,7 +49,7 @@ class Execs:
     def __enter__(self) -> Execs:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *failure: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -59,10 +61,31 @@ class Execs:
         """Whether the kernel tells us."""
         return self._socket is not None
 
-    def first(self, pid: int) -> int | None:
-        """When a process executed a program for the first time, in ns of CLOCK_MONOTONIC; None if unknown."""
+    def nth(self, pid: int, number: int = 0) -> int | None:
+        """When a process executed its first program (or one after it), in ns of CLOCK_MONOTONIC; None if unknown."""
         self._drain()
-        return self._seen.get(pid)
+        stamps = self._seen.get(pid, [])
+        return stamps[number] if number < len(stamps) else None
+
+    def wait(self, pid: int, timeout: float | None) -> int | None:
+        """The same of the first program, waited for; None when the process ended without, time is over, or unknown."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return self.nth(pid)
+        try:
+            while (at := self.nth(pid)) is None and self._socket is not None:
+                poller = select.poll()
+                poller.register(handle, select.POLLIN)
+                poller.register(self._socket, select.POLLIN)
+                left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+                ready = poller.poll(left)
+                if not ready or ready == [(handle, select.POLLIN)]:
+                    return self.nth(pid)
+            return at
+        finally:
+            os.close(handle)
 
     def _drain(self) -> None:
         while self._socket is not None:
@@ -82,9 +105,9 @@ class Execs:
             return
         what, _, stamp = _EVENT.unpack_from(data, at)
         if what == _EXEC:
-            self._seen.setdefault(_EXECUTED.unpack_from(data, at + _EVENT.size)[1], stamp)
+            self._seen.setdefault(_EXECUTED.unpack_from(data, at + _EVENT.size)[1], []).append(stamp)
 
-    def _ask(self, operation: int) -> None:
+    def _listen(self) -> None:
         assert self._socket is not None
-        body = _MESSAGE.pack(_INDEX, _VALUE, 0, 0, 4, 0) + struct.pack("=I", operation)
+        body = _MESSAGE.pack(_INDEX, _VALUE, 0, 0, 4, 0) + struct.pack("=I", _LISTEN)
         self._socket.send(_NETLINK.pack(_NETLINK.size + len(body), 3, 0, 0, os.getpid()) + body)

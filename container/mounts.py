@@ -13,13 +13,14 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from hybrid.errors import HostError
+from hybrid.inroot import open_in
 
 T = TypeVar("T")
 
@@ -31,7 +32,8 @@ _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 32, 4096, 16384, 1 << 19
 _MNT_DETACH = 2
 _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_AT_RECURSIVE = 0x8000
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
 _MOUNT_ATTR_IDMAP = 0x00100000
 # Newer than the C library: the same numbers on every architecture.
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
@@ -97,7 +99,11 @@ def private(work: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=body, name="private-mounts", daemon=True)
     thread.start()
-    thread.join()
+    try:
+        thread.join()
+    except BaseException:  # an interrupt: the work is not cut in two
+        thread.join()
+        raise
     if failure:
         raise failure[0]
     return outcome[0]
@@ -128,7 +134,7 @@ def mount_root(layers: Layers, userns: int | None) -> None:
         except OSError as error:
             raise HostError(
                 f"the kernel refuses an overlay for {layers.root}: {error.strerror}",
-                mend="see dmesg; the home's file system must be able to hold overlayfs's upper layer (ext4, xfs, btrfs)",
+                mend="see dmesg; the home must lie on a file system that can hold an upper layer (ext4, xfs, btrfs)",
             ) from None
 
 
@@ -153,9 +159,7 @@ def _idmapped(path: Path, userns: int) -> int:
         size = ctypes.c_size_t(ctypes.sizeof(attributes))
         result = _libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
         _check(result, f"id-mapped mount of {path}")
-        result = _libc.syscall(
-            _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH
-        )
+        result = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
         _check(result, f"move_mount {path}")
     except BaseException:
         os.close(tree)
@@ -200,9 +204,32 @@ def _live_in_user_namespace(making: int, released: int, release: int) -> None:
         os._exit(0)
 
 
-def bind(source: Path, target: Path) -> None:
-    """Show `source`, with all that is mounted below it, at `target` in this thread's namespace."""
-    _mount(source, target, None, _MS_BIND | _MS_REC)
+def bind_in(root: int, name: str, source: Path) -> None:
+    """Show `source`, with all that is mounted below it, as directory `name` at the top of a root directory.
+
+    `root` is its file descriptor. The directory is made when it is missing; a link in its place is
+    followed inside that root only.
+    """
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=root)
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
+    with ExitStack() as stack:
+        target = open_in(root, name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, target)
+        tree = _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags), f"open_tree {source}")
+        stack.callback(os.close, tree)
+        flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+        _check(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", target, b"", flags), f"bind {source}")
+
+
+def write_in(root: int, path: str, text: str) -> None:
+    """Write a file below a root directory, as a process inside it would; its directory is made when missing."""
+    directory, _, _ = path.rpartition("/")
+    with suppress(FileExistsError):
+        os.mkdir(directory, dir_fd=root)
+    file = open_in(root, path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    with os.fdopen(file, "w") as stream:
+        stream.write(text)
 
 
 def enter(pid: int) -> None:
@@ -233,3 +260,15 @@ def _check(result: int, what: str) -> int:
     return result
 
 
+def check_idmapped(path: Path) -> None:
+    """HostError when the kernel has no id-mapped mounts for the file system of a directory."""
+    with ExitStack() as stack:
+        userns = stack.enter_context(_closing(user_namespace(IdMap(0))))
+        try:
+            private(lambda: os.close(_idmapped(path, userns)))
+        except OSError as error:
+            raise HostError(
+                f"the kernel has no id-mapped mounts here: {error.strerror}",
+                where=str(path),
+                mend="use Linux 5.19 or newer and a home on ext4, xfs or btrfs, or set container.userns to false",
+            ) from None

@@ -22,11 +22,13 @@ _EPERM, _ENOSYS = 1, 38
 _ARCHITECTURES = {"x86_64": ("SCMP_ARCH_X86_64", "amd64"), "aarch64": ("SCMP_ARCH_AARCH64", "arm64")}
 
 _ADMIN_ONLY = frozenset(
-    "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount "
-    "open_tree perf_event_open pivot_root quotactl quotactl_fd setdomainname sethostname setns syslog umount "
-    "umount2 unshare".split()
+    {
+        *("bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "lookup_dcookie"),
+        *("mount", "mount_setattr", "move_mount", "open_tree", "perf_event_open", "pivot_root", "quotactl"),
+        *("quotactl_fd", "setdomainname", "sethostname", "setns", "syslog", "umount", "umount2", "unshare"),
+    }
 )
-_NEVER = frozenset("add_key keyctl request_key io_uring_setup io_uring_enter io_uring_register".split())
+_NEVER = frozenset({"add_key", "keyctl", "request_key", "io_uring_setup", "io_uring_enter", "io_uring_register"})
 """Docker allows these to no container: keyrings know no namespaces, io_uring bypasses the filter."""
 
 _NAMESPACE_FLAGS = 0x7E020000

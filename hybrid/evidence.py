@@ -6,7 +6,6 @@ Files inside an instance are read as if its root were ours: no link leads out of
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import pwd
 from collections.abc import Mapping
@@ -14,17 +13,10 @@ from pathlib import Path
 
 from hybrid.driver import Evidence
 from hybrid.errors import InstanceError
+from hybrid.inroot import open_in
 
-_SYS_OPENAT2 = 437
-_RESOLVE_NO_MAGICLINKS, _RESOLVE_IN_ROOT = 0x02, 0x10
 _LIMIT = 65536
 """Bytes read of a file that an instance wrote."""
-
-
-class _OpenHow(ctypes.Structure):
-    """struct open_how of openat2(2)."""
-
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def of_process(pid: int, host_processes: Mapping[str, int] | None = None) -> Evidence:
@@ -34,7 +26,7 @@ def of_process(pid: int, host_processes: Mapping[str, int] | None = None) -> Evi
     """
     try:
         status = _status(pid)
-        namespaces = {name: os.readlink(f"/proc/{pid}/ns/{name}") for name in sorted(os.listdir(f"/proc/{pid}/ns"))}
+        namespaces = {link.name: str(link.readlink()) for link in sorted(Path(f"/proc/{pid}/ns").iterdir())}
         return Evidence(
             kernel_release=os.uname().release,
             boot_id=read_inside(pid, "proc/sys/kernel/random/boot_id").strip() or boot_id(),
@@ -93,24 +85,17 @@ def read_inside(pid: int, path: str) -> str:
     """
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        file = _open_in(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        file = open_in(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return ""
     finally:
         os.close(root)
-    if file is None:
-        return ""
     try:
         if (os.fstat(file).st_mode & 0o170000) != 0o100000:
             return ""
         return os.read(file, _LIMIT).decode(errors="replace")
     finally:
         os.close(file)
-
-
-def _open_in(root: int, path: str, flags: int) -> int | None:
-    how = _OpenHow(flags=flags, resolve=_RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
-    size = ctypes.c_size_t(ctypes.sizeof(how))
-    descriptor: int = ctypes.CDLL(None).syscall(_SYS_OPENAT2, root, path.encode(), ctypes.byref(how), size)
-    return descriptor if descriptor >= 0 else None
 
 
 def _status(pid: int) -> dict[str, str]:

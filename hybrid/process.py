@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from hybrid.errors import HostError, ToolError
 
 Argument: TypeAlias = str | os.PathLike[str]
 Stream: TypeAlias = int | IO[bytes] | None
+Child: TypeAlias = subprocess.Popen[bytes]
 
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
@@ -129,8 +132,12 @@ def launch(
     pass_fds: Sequence[int] = (),
     setup: Callable[[], None] | None = None,
     new_session: bool = False,
-) -> subprocess.Popen[bytes]:
-    """Start a program that may outlive this process; the caller waits for it. See `spawn` for the rest."""
+    executable: Argument | None = None,
+) -> Child:
+    """Start a program that may outlive this process; the caller waits for it. See `spawn` for the rest.
+
+    `executable` is what is executed when argv[0] is only to be its name.
+    """
     try:
         return subprocess.Popen(
             [os.fspath(argument) for argument in argv],
@@ -142,9 +149,45 @@ def launch(
             pass_fds=tuple(pass_fds),
             preexec_fn=setup,
             start_new_session=new_session,
+            executable=executable,
         )
     except FileNotFoundError:
+        if setup is not None:  # it may have changed the root directory: what is missing is not the host's
+            raise
         raise HostError(f"{argv[0]} is not installed") from None
+
+
+def reap(child: Child) -> float:
+    """Wait for a launched program's end; the CPU seconds that it and the children it waited for took."""
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def disown(child: Child) -> None:
+    """Let a launched program live on: it is for others to wait for."""
+    child.returncode = 0
+
+
+def bounded(child: Child, timeout: float) -> int | None:
+    """A launched session leader's exit code as a shell tells it; None, and it is killed, after `timeout` seconds."""
+    handle = os.pidfd_open(child.pid)
+    try:
+        in_time = ended(handle, timeout)
+    finally:
+        os.close(handle)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        reap(child)
+    code = child.returncode
+    return None if not in_time else code if code >= 0 else 128 - code
+
+
+def ended(pidfd: int, timeout: float | None) -> bool:
+    """Whether a process has ended, after waiting for that for at most `timeout` seconds (None: for ever)."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 
 def become_subreaper() -> None:

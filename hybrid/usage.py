@@ -31,6 +31,14 @@ def cpu_seconds(pid: int) -> float:
         return 0.0
 
 
+def children_cpu_seconds(pid: int) -> float:
+    """CPU time of the ended children that a living process has waited for; to the clock tick."""
+    for line in _lines(pid, "stat"):
+        fields = line.rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def disk_bytes(path: Path) -> int:
     """Allocated blocks of a file or of a whole tree, in bytes; a hard-linked file counts once."""
     seen: set[tuple[int, int]] = set()
@@ -60,7 +68,8 @@ def descendants(pid: int) -> set[int]:
 
 def processes() -> Iterator[int]:
     """Every process that this process sees."""
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    with os.scandir("/proc") as entries:
+        yield from [int(entry.name) for entry in entries if entry.name.isdecimal()]
 
 
 def _parent(pid: int) -> int | None:

@@ -1,0 +1,199 @@
+"""A running container: an OCI runtime's, over an overlay that only its own mount namespace shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+from container import mounts
+from container.execs import Execs
+from container.local import LocalInstance
+from container.mounts import IdMap, Layers
+from container.runtime import Runtime, exec_spec, failure
+from hybrid import cgroups, health, process
+from hybrid.driver import Kind, Stdio
+from hybrid.errors import HybridError, NotReadyError
+from hybrid.marks import Mark, Marks
+from hybrid.store import Record
+
+_RUNTIME_PATIENCE = 60.0
+"""Seconds that a runtime may take to make a detached container."""
+
+
+class ContainerInstance(LocalInstance):
+    """See `hybrid.driver.Instance`."""
+
+    kind: ClassVar[Kind] = Kind.CONTAINER
+
+    def __init__(self, record: Record, marks: Marks | None = None) -> None:
+        super().__init__(record, marks)
+        self._execs: Execs | None = None
+
+    @property
+    def runtime(self) -> Runtime:
+        engine = self._record.engine
+        return Runtime(engine["runtime"], Path(engine["runtime_root"]))
+
+    @property
+    def layers(self) -> Layers:
+        return Layers(Path(self._record.engine["tree"]), self.directory / "layer", self.directory / "rootfs")
+
+    @property
+    def _log(self) -> Path:
+        return self.directory / "runtime.log"
+
+    def _exit_file(self) -> Path:
+        return self.directory / "exit" / self._record.id
+
+    # ---- start ---------------------------------------------------------------------------
+
+    def _launch(self, stdio: Stdio | None) -> None:
+        for name in ("pid", "runtime.log"):
+            (self.directory / name).unlink(missing_ok=True)
+        self.runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        process.become_subreaper()
+        self._execs = Execs()
+        try:
+            userns = self._user_namespace()
+            try:
+                self._in_root(userns, self._run_detached if stdio is None else partial(self._run, stdio))
+            finally:
+                if userns is not None:
+                    os.close(userns)
+        except BaseException:
+            self._execs.close()
+            raise
+
+    def _user_namespace(self) -> int | None:
+        ids = self._record.engine["ids"]
+        return None if ids is None else mounts.user_namespace(IdMap(*ids))
+
+    def _in_root(self, userns: int | None, work: Callable[[], None]) -> None:
+        """Do `work` where the root filesystem is mounted and the runtime finds control groups it knows."""
+
+        def prepared() -> None:
+            mounts.mount_root(self.layers, userns)
+            if (idle := cgroups.tree().idle) is not None:
+                mounts.hide(idle)
+            work()
+
+        mounts.private(prepared)
+
+    def _run(self, stdio: Stdio) -> None:
+        """Attached: the runtime leaves the command to this process, its parent from then on (a subreaper)."""
+        argv = self.runtime.argv("run", "--detach", *self._bundle(), self._record.id, log=self._log)
+        stdin = process.DEVNULL if stdio.stdin < 0 else stdio.stdin
+        self._child = process.launch(argv, stdin=stdin, stdout=stdio.stdout, stderr=stdio.stderr)
+        self._marks.stamp(Mark.SPAWN)
+
+    def _bundle(self) -> tuple[str, ...]:
+        return ("--bundle", str(self.directory), "--pid-file", str(self.directory / "pid"))
+
+    def _settle(self, timeout: float | None) -> None:
+        assert self._child is not None and self._execs is not None
+        handle = os.pidfd_open(self._child.pid)
+        try:
+            if not process.ended(handle, timeout):
+                raise NotReadyError(
+                    f"{self.runtime.name} did not start the command within {timeout:g} s", phase="entrypoint"
+                )
+        finally:
+            os.close(handle)
+        cpu = self._finish()
+        self._executed(int((self.directory / "pid").read_text()), cpu, timeout)
+
+    def _executed(self, pid: int, cpu: float, timeout: float | None = None, **engine: object) -> None:
+        """The runtime has done its work: note what it left running, and when the kernel executed the command."""
+        assert self._execs is not None
+        self._save(pid=pid, started=process.start_time(pid), launch_cpu=cpu, **engine)
+        at = self._execs.wait(pid, timeout)
+        listens = self._execs.listens()
+        self._execs.close()
+        if at is None and listens:
+            raise self._gave_up()
+        self._marks.stamp(Mark.ENTRYPOINT, at)
+        self._save(starting=False)
+
+    def _gave_up(self) -> HybridError:
+        """The runtime's failure in its own words; what it left is removed."""
+        error = failure(self.runtime, self._log, self._record.command[0])
+        self._clear()
+        return error
+
+    # ---- start, detached -----------------------------------------------------------------
+
+    def _run_detached(self) -> None:
+        """conmon makes the container and stays its parent, to note the exit code; the logs are its streams."""
+        (self.directory / "exit").mkdir(exist_ok=True)
+        out, err = (os.open(p, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640) for p in self.logs())
+        told, telling = os.pipe2(os.O_CLOEXEC)
+        try:
+            env = {"PATH": os.environ.get("PATH", os.defpath), "_OCI_SYNCPIPE": str(telling)}
+            self._child = process.launch(self._conmon(), stdout=out, stderr=err, env=env, pass_fds=[telling])
+            self._marks.stamp(Mark.SPAWN)
+            cpu = self._finish()
+            os.close(telling)
+            telling = -1
+            pid = self._told_pid(told)
+            self._child = process.launch(self.runtime.argv("start", self._record.id, log=self._log), stderr=err)
+            cpu += self._finish()
+        finally:
+            for descriptor in (out, err, told, telling):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        monitor = int((self.directory / "conmon.pid").read_text())
+        self._executed(
+            pid, cpu, monitor_pid=monitor, monitor_started=process.start_time(monitor), monitor_name="conmon"
+        )
+
+    def _finish(self) -> float:
+        """The CPU seconds of the program launched, once it has ended well; its failure if it has not."""
+        assert self._child is not None
+        child = self._child
+        cpu = process.reap(child)
+        self._child = None
+        if child.returncode != 0:
+            raise self._gave_up()
+        return cpu
+
+    def _conmon(self) -> list[str]:
+        id, directory = self._record.id, self.directory
+        runtime = self.runtime.argv(log=self._log)
+        return [
+            process.need("conmon"),
+            *("--api-version", "1", "--cid", id, "--cuuid", id, "--name", id, "--runtime", runtime[0]),
+            *("--bundle", str(directory), "--container-pidfile", str(directory / "pid")),
+            *("--conmon-pidfile", str(directory / "conmon.pid"), "--exit-dir", str(directory / "exit")),
+            *("--log-path", "passthrough", "--full-attach", "--no-sync-log"),
+            *(f"--runtime-arg={argument}" for argument in runtime[1:]),
+        ]
+
+    def _told_pid(self, told: int) -> int:
+        """The container's pid as conmon tells it; the runtime's failure when there is none to tell."""
+        poller = select.poll()
+        poller.register(told, select.POLLIN)
+        if not poller.poll(_RUNTIME_PATIENCE * 1000):
+            raise NotReadyError(
+                f"{self.runtime.name} did not make the container within {_RUNTIME_PATIENCE:g} s", phase="spawn"
+            )
+        words = os.read(told, 65536)
+        pid = int(json.loads(words.splitlines()[0]).get("data", -1)) if words else -1
+        if pid <= 0:
+            raise self._gave_up()
+        return pid
+
+    # ---- the rest ------------------------------------------------------------------------
+
+    def _probe(self, argv: Sequence[str], timeout: float) -> health.Outcome:
+        config = json.loads((self.directory / "config.json").read_bytes())
+        return self.runtime.execute(self._record.id, exec_spec(config, argv), self.directory, timeout)
+
+    def _forget(self) -> None:
+        if self._execs is not None:
+            self._execs.close()
+        self.runtime.delete(self._record.id)
