@@ -53,6 +53,15 @@ class Connection:
                     None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, libvirt.VIR_DOMAIN_EVENT_STOPPED
                 )
 
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Collect orphans of libvirt's making while it works: the QEMUs it starts, and those it only probes."""
+        self._starting.set()
+        try:
+            yield
+        finally:
+            self._starting.clear()
+
     def _prepare_root(self, home: Home) -> None:
         (self.root / "etc").mkdir(parents=True, mode=0o711)
         (self.root / "etc/qemu.conf").write_text(qemu_conf(qemu_user()))
@@ -62,17 +71,14 @@ class Connection:
         atexit.register(self.close)
 
     def start(self, name: str, xml: str) -> None:
-        """Start the transient domain `name`. Orphans of libvirt's making are collected while it waits."""
-        self._starting.set()
+        """Start the transient domain `name`."""
         self._running[name] = threading.Event()
         try:
-            with translated("the VM does not start"):
+            with translated("the VM does not start"), self.collecting():
                 self.libvirt.createXML(xml)
         except BaseException:
             del self._running[name]
             raise
-        finally:
-            self._starting.clear()
 
     def wait_gone(self, name: str, timeout: float = 5) -> None:
         """Return once libvirt has cleaned up after a domain of this process whose QEMU has ended."""

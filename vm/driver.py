@@ -68,9 +68,11 @@ class VmDriver:
     def facts(self) -> Mapping[str, str]:
         from vm.connection import connect, qemu_user
 
-        connection = connect(self._home).libvirt
+        connection = connect(self._home)
+        with connection.collecting():
+            libvirt, qemu = connection.libvirt.getLibVersion(), connection.libvirt.getVersion()
         return {
-            "engine": f"libvirt {_version(connection.getLibVersion())}, QEMU {_version(connection.getVersion())}",
+            "engine": f"libvirt {_version(libvirt)}, QEMU {_version(qemu)}",
             "accelerator": detect().name,
             "machine": "q35",
             "kernel": kernel.find_kernel(self._home, None).release if kernel.cached(self._home) else "not fetched yet",
