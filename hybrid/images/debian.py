@@ -13,7 +13,7 @@ from hybrid import process
 from hybrid.errors import ImageError, ToolError
 from hybrid.images.layout import Layout, from_tar
 from hybrid.images.progress import Progress
-from hybrid.images.tools import watch
+from hybrid.images.tools import alone, watch
 
 _DAY = 86400
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/doc/*")
@@ -49,7 +49,7 @@ def make(suite: str, packages: Sequence[str], work: Path, lock: int, progress: P
                 progress.step(f"{told}: {step}")
 
     try:
-        watch(_argv(suite, packages, settings, layer), line, env=env, pass_fds=[lock])
+        watch(alone(_argv(suite, packages, settings, layer)), line, env=env, pass_fds=[lock])
     except ToolError as error:
         raise _explain(suite, error) from None
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))

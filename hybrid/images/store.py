@@ -21,7 +21,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -126,7 +126,7 @@ class ImageStore:
             self.names.forget(each)
         hidden = self.directory / f".work-{secrets.token_hex(6)}"
         image.directory.rename(hidden)
-        shutil.rmtree(hidden)
+        _remove(hidden)
 
     def sweep(self) -> None:
         """Remove what killed processes left half made."""
@@ -187,13 +187,16 @@ class ImageStore:
 
     @contextmanager
     def _work(self) -> Iterator[tuple[Path, int]]:
-        """A hidden directory and its lock's descriptor, which programs that work in it inherit."""
+        """A hidden directory and its lock's descriptor, which the programs that work in it inherit.
+
+        It is removed once the last of them has let go of the lock.
+        """
         self.sweep()
         work = self.directory / f".work-{secrets.token_hex(6)}"
         with ExitStack() as stack:
             with self._locked("work"):
                 work.mkdir(mode=0o711)
-                stack.callback(shutil.rmtree, work, ignore_errors=True)
+                stack.callback(_remove, work)
                 lock = stack.enter_context(_held(work / "lock"))
             yield work, lock
 
@@ -268,6 +271,12 @@ def _held(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _remove(work: Path) -> None:
+    """Remove a hidden directory once nobody works in it any more; another process may be quicker."""
+    with suppress(FileNotFoundError), locked(work / "lock"):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _directory(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +14,24 @@ from pathlib import Path
 from hybrid import process
 from hybrid.errors import ImageError, ToolError
 
+_PR_SET_PDEATHSIG = 1
 _KEPT_LINES = 400
 _FULL = "no space left on device"
+
+
+def alone(argv: Sequence[str]) -> list[str]:
+    """`argv` in a process namespace of its own, so that all it starts ends with it, however it ends.
+
+    Only root may; without that, what it started may go on for a while.
+    """
+    if os.geteuid() != 0:
+        return list(argv)
+    return [process.need("unshare", "util-linux"), "--pid", "--fork", "--kill-child", "--mount-proc", *argv]
+
+
+def _die_with_parent() -> Callable[[], None]:
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def watch(
@@ -28,7 +46,7 @@ def watch(
     """Run a program to its end, handing each line of its standard error to `line`. ToolError when it fails.
 
     `pass_fds` keeps the lock on the directory it works in held for as long as it lives, should this process
-    be killed before it.
+    be killed before it. The program itself is killed with this process.
     """
     kept: deque[bytes] = deque(maxlen=_KEPT_LINES)
     with process.spawn(
@@ -38,6 +56,7 @@ def watch(
         stderr=process.PIPE,
         env={**os.environ, "LC_ALL": "C", **(env or {})},
         pass_fds=pass_fds,
+        setup=_die_with_parent(),
     ) as child:
         assert child.stderr is not None
         for raw in child.stderr:
