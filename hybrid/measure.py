@@ -7,6 +7,7 @@ in which phase; whatever happens, the instance is destroyed.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,9 +15,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hybrid import machine
-from hybrid.driver import Driver, Evidence, Instance, Kind, Request, State, Stdio, Usage
+from hybrid.driver import Driver, Evidence, Instance, Kind, Request, Stdio, Usage
 from hybrid.errors import HybridError, InstanceError, NotReadyError
 from hybrid.marks import Mark
+
+ENDING = 1.0
+"""Seconds within which an end must be seen that explains why a step failed."""
+
+KILLED = 128 + signal.SIGKILL
 
 Expose: TypeAlias = Callable[[], AbstractContextManager[None]]
 
@@ -64,6 +70,11 @@ class Sample:
     before: machine.Load
     after: machine.Load
     failure: Failure | None = None
+
+    @property
+    def killed(self) -> bool:
+        """The command did not end on its stop signal; how long that took says nothing of the kind."""
+        return not self.ended and self.exit_code == KILLED
 
     def seconds(self, end: Mark) -> float | None:
         """Seconds from the request to `end`; None when it was not reached."""
@@ -141,17 +152,26 @@ class _Life:
     def _unless_ended(self, instance: Instance, step: Callable[[Instance], None]) -> None:
         """Take a step that needs a running command; a command that ended by itself, with 0, may fail it.
 
-        With a healthcheck, a command that ends otherwise before it was ready has failed.
+        With a healthcheck, a command that ends otherwise before it was ready has failed. What was read
+        of a command that was about to end is dropped: nobody knows how much of it was left.
         """
         try:
             step(instance)
         except HybridError:
-            if instance.status().state is not State.EXITED:
+            self.exit_code = _exit_code(instance)
+            if self.exit_code is None:
                 raise
-            self.exit_code = instance.wait(self.timeout)
             if self.exit_code != 0 and self.step == "ready" and self.request.process.healthcheck is not None:
                 raise
-            self.ended = True
+            self.ended, self.usage = True, None
+
+
+def _exit_code(instance: Instance) -> int | None:
+    """The exit code of a command that has ended, or is just about to; None when it runs on."""
+    try:
+        return instance.wait(ENDING)
+    except NotReadyError:
+        return None
 
 
 @contextmanager

@@ -46,6 +46,8 @@ def _until(mark: Mark) -> Callable[[Sample], float | None]:
 
 
 def _phase(mark: Mark) -> Callable[[Sample], float | None]:
+    if mark is Mark.STOP:
+        return lambda sample: None if sample.killed else sample.phases.get(mark)
     return lambda sample: sample.phases.get(mark)
 
 
@@ -64,7 +66,7 @@ _PHASES = {
     Mark.INIT: ("init", "until the guest's init has set up the root"),
     Mark.ENTRYPOINT: ("entrypoint", "until the command is executed"),
     Mark.READY: ("ready", "from the command's execution until the healthcheck passes"),
-    Mark.STOP: ("stop", "from the stop signal until the command has ended"),
+    Mark.STOP: ("stop", "from the stop signal until the command has ended; none when it had to be killed"),
     Mark.GONE: ("gone", "from the command's end until nothing is left on the host"),
 }
 

@@ -132,7 +132,12 @@ def shift(values: Sequence[float], *, seed: int = 0) -> Ratio | None:
 
 
 def outliers(values: Sequence[float]) -> tuple[int, ...]:
-    """Positions of values whose modified z-score, by the median absolute deviation, is extreme."""
+    """Positions of values whose modified z-score, by the median absolute deviation, is extreme.
+
+    None among fewer than six: those do not say what is usual.
+    """
+    if len(values) < ENOUGH:
+        return ()
     middle = statistics.median(values)
     deviation = statistics.median(abs(value - middle) for value in values)
     if deviation == 0:

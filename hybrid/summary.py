@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
@@ -11,8 +10,6 @@ from hybrid.driver import Kind
 from hybrid.measure import Sample
 from hybrid.metrics import METRICS, Group
 from hybrid.result import Comparison, KindResult
-
-KILLED = 128 + signal.SIGKILL
 
 
 def summarise(
@@ -43,7 +40,7 @@ def summarise(
         failures=tuple(sample.failure for sample in failed if sample.failure is not None),
         ended=sum(sample.ended for sample in good),
         exit_codes=codes,
-        killed=sum(not sample.ended and sample.exit_code == KILLED for sample in good),
+        killed=sum(sample.killed for sample in good),
         metrics=metrics,
         evidence=next((sample.evidence for sample in good if sample.evidence is not None), None),
     )

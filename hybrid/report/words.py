@@ -149,11 +149,11 @@ def _own_kernel(name: str, _baseline: str, values: Values) -> str:
 
 
 def _shared_kernel(name: str, _baseline: str, values: Values) -> str:
-    privileges = "no new privileges" if values["no_new_privs"] else "new privileges by setuid"
+    privileges = "no_new_privs" if values["no_new_privs"] else "privileges to be gained by setuid"
+    own = "1 namespace" if values["namespaces"] == 1 else f"{values['namespaces']} namespaces"
     return (
-        f"{name}: the command talks to the host's own kernel, from {values['namespaces']} namespaces of its own, with "
-        f"{values['capabilities']} of {values['of']} capabilities, seccomp {values['seccomp']}, {privileges}; "
-        f"root inside is {values['root']}."
+        f"{name}: the command talks to the host's own kernel, from {own} of its own, with {values['capabilities']} of "
+        f"{values['of']} capabilities, seccomp {values['seccomp']} and {privileges}; root inside is {values['root']}."
     )
 
 
@@ -194,8 +194,8 @@ _CAUTIONS: Mapping[str, Callable[[str, str, Values], str]] = {
         f"{name}: in {v['count']} of {v['of']} runs the command ended by itself, so there was less to look at."
     ),
     "killed": lambda name, _, v: (
-        f"{name}: in {v['count']} of {v['of']} runs the command did not end on its stop signal and was killed: "
-        "`stop` is its grace period, no cost of the kind."
+        f"{name}: in {v['count']} of {v['of']} runs the command did not end on its stop signal and was killed after "
+        "its grace period; those have no figure for stop."
     ),
     "exit-code": lambda name, _, v: f"{name}: the command ended with exit code {v['code']} in {v['count']} runs.",
     "few-runs": lambda name, _, v: (

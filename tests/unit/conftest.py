@@ -13,7 +13,7 @@ import pytest
 from hybrid import machine
 from hybrid.compare import Settings, compare
 from hybrid.driver import Evidence, Instance, Kind, Problem, Request, State, Status, Stdio, Usage
-from hybrid.errors import HybridError, InstanceError
+from hybrid.errors import HybridError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.image import Image, ImageConfig
 from hybrid.marks import Mark, Marks
@@ -41,6 +41,8 @@ class Script:
     """Step name (create, start, entrypoint, ready, usage, evidence, stop, destroy) to what it raises."""
     ends: int | None = None
     """The exit code with which the command ends as soon as it is executed; None: it runs until it is stopped."""
+    exit_code: int = 0
+    """With which it ends when it is stopped."""
     problems: Sequence[Problem] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     extra: Callable[[int], int] = lambda trial: 0
@@ -97,7 +99,8 @@ class ScriptedInstance:
         self.stamp(Mark.READY)
 
     def wait(self, timeout: float | None = None) -> int:
-        assert self.script.ends is not None
+        if self.script.ends is None:
+            raise NotReadyError("it runs on", phase="stop")
         self.marks.stamp(Mark.STOP, max(self.marks.values()) + MS)
         return self.script.ends
 
@@ -106,7 +109,7 @@ class ScriptedInstance:
         self.marks.stamp(Mark.STOPPING, max(self.marks.values()) + 1000 * MS)
         self.stamp(Mark.STOP)
         self.running = False
-        return 0
+        return self.script.exit_code
 
     def signal(self, number: int) -> None:
         raise AssertionError("a comparison sends no signals of its own")

@@ -206,3 +206,10 @@ def test_nothing_measured_leaves_no_file(run: Any, scripted: Scripted, broken: H
     with pytest.raises(HybridError, match="it broke"):
         run({Kind.CONTAINER: driver})
     assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_a_grace_period_is_no_figure(run: Any, scripted: Scripted) -> None:
+    result, _ = run({Kind.CONTAINER: scripted(Kind.CONTAINER, exit_code=137)[0]})
+    assert "phase.stop" not in result.kinds[Kind.CONTAINER].metrics
+    assert result.kinds[Kind.CONTAINER].killed == 6
+    assert "killed" in {each.code for each in result.warnings}
