@@ -184,7 +184,9 @@ class Spec(_Model):
     network_mode: Annotated[Literal["none"], BeforeValidator(forms.network_mode)] = Field(
         default="none", description="The network; loopback only for now"
     )
-    isolation: Kind | None = Field(default=None, description="Kind to run it as when the command line does not say")
+    isolation: Kind | None = Field(
+        default=None, description="Kind to run it as when the command line does not say", examples=["container"]
+    )
     labels: Annotated[dict[str, str], *_form(forms.labels, forms.MAP_OR_LIST)] = Field(
         default_factory=dict, description="Metadata"
     )
@@ -213,6 +215,10 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Spec:
     """
     document = yamlfile.read(path)
     values = {key: value for key, value in document.values.items() if not key.startswith("x-")}
+    if "services" in values:
+        mend = "move one service's own keys to the top level"
+        where = f"{path}:{document.line(('services',))}"
+        raise SpecError([HybridError("a spec is one service, without `services:`", where=where, mend=mend)])
     context = {
         _DIRECTORY: path.absolute().parent,
         _ENVIRONMENT: os.environ if environment is None else environment,
@@ -220,7 +226,7 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Spec:
     try:
         return Spec.model_validate(values, context=context).from_file(path)
     except ValidationError as error:
-        raise SpecError(explain(error, Spec, document.where)) from None
+        raise SpecError(explain(error, Spec, document)) from None
 
 
 def for_image(reference: str) -> Spec:
@@ -228,7 +234,7 @@ def for_image(reference: str) -> Spec:
     try:
         return Spec(image=reference)
     except ValidationError as error:
-        found = explain(error, Spec, lambda key: "")
+        found = explain(error, Spec, None)
         raise SpecError([HybridError(each.what.removeprefix("image: "), mend=each.mend) for each in found]) from None
 
 

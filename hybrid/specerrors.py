@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from hybrid.errors import HybridError
 from hybrid.specforms import SOURCES
 from hybrid.units import format_bytes
-from hybrid.yamlfile import KeyPath, dotted
+from hybrid.yamlfile import Document, KeyPath, dotted
 
 _NOT_YET_WORDS = """
     annotations attach blkio_config build cap_add cap_drop cgroup cgroup_parent configs container_name cpu_count
@@ -30,13 +30,13 @@ _NOT_YET = frozenset(_NOT_YET_WORDS.split())
 _OURS_INSTEAD = {"runtime": "container: {runtime: NAME}", "userns_mode": "container: {userns: false}"}
 
 
-def explain(error: ValidationError, model: type[BaseModel], where: Callable[[KeyPath], str]) -> list[HybridError]:
+def explain(error: ValidationError, model: type[BaseModel], document: Document | None) -> list[HybridError]:
     """One error for each finding, in the order of the file's lines."""
-    found = [_explain(details, model, where) for details in error.errors(include_url=False)]
+    found = [_explain(details, model, document) for details in error.errors(include_url=False)]
     return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
 
-def _explain(details: ErrorDetails, model: type[BaseModel], where: Callable[[KeyPath], str]) -> tuple[int, HybridError]:
+def _explain(details: ErrorDetails, model: type[BaseModel], document: Document | None) -> tuple[int, HybridError]:
     key = tuple(part for part in details["loc"] if part not in (*SOURCES.values(), "Reference"))
     name = dotted(key)
     owner = _model_at(model, key[:-1])
@@ -49,9 +49,8 @@ def _explain(details: ErrorDetails, model: type[BaseModel], where: Callable[[Key
             cause = details.get("ctx", {}).get("error")
             what = f"{name}: {cause if cause is not None else _plain(details)}"
             mend = getattr(cause, "mend", "") or _example(owner, str(key[-1]))
-    place = where(key)
-    line = place.rpartition(": ")[0].rpartition(":")[2]
-    return int(line) if line.isdigit() else 0, HybridError(what, where=place, mend=mend)
+    line = document.line(key) if document else 0
+    return line, HybridError(what, where=f"{document.path}:{line}" if document else "", mend=mend)
 
 
 def _unknown(key: str, owner: type[BaseModel], name: str) -> tuple[str, str]:
@@ -60,8 +59,6 @@ def _unknown(key: str, owner: type[BaseModel], name: str) -> tuple[str, str]:
     if top and key in _NOT_YET:
         instead = _OURS_INSTEAD.get(key)
         return f"{name} is not supported yet", f"write {instead}" if instead else "remove it"
-    if top and key == "services":
-        return "a spec is one service, without `services:`", "move the service's own keys to the top level"
     near = difflib.get_close_matches(key.lower(), good, n=1) or difflib.get_close_matches(
         key.lower().replace("-", "_"), [*good, *(_NOT_YET if top else ())], n=1
     )
@@ -96,6 +93,8 @@ def _plain(details: ErrorDetails) -> str:
 
 def _example(owner: type[BaseModel], key: str) -> str:
     field = owner.model_fields.get(key)
+    if field is not None and field.annotation is bool:
+        return f"for example `{key}: true`"
     if field is None or not field.examples:
         return "`hybrid spec schema` describes every key"
     return f"for example `{key}: {_inline(field.examples[0])}`"

@@ -93,7 +93,7 @@ def _pairs(value: Any, form: str) -> list[tuple[str, str | None]]:
     if value is None:
         return []
     if isinstance(value, dict):
-        return [(name, _scalar(each)) for name, each in value.items()]
+        return [(name, _scalar(name, each)) for name, each in value.items()]
     if not isinstance(value, list | tuple):
         raise Bad(f"{_shown(value)} is neither a map nor a list", f"write `NAME: value` lines, or `- {form}` lines")
     pairs: list[tuple[str, str | None]] = []
@@ -103,7 +103,7 @@ def _pairs(value: Any, form: str) -> list[tuple[str, str | None]]:
     return pairs
 
 
-def _scalar(value: Any) -> str | None:
+def _scalar(name: str, value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -112,7 +112,7 @@ def _scalar(value: Any) -> str | None:
         return str(value)
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    raise Bad(f"{_shown(value)} is no single value", "write text or a number")
+    raise Bad(f"{name} is {_shown(value)}, not a single value", "write text or a number")
 
 
 def integer(value: Any) -> int | None:

@@ -61,11 +61,13 @@ def inside(root: Path, path: str) -> Path:
 def read_text(root: Path, path: str, limit: int) -> str:
     """The first `limit` bytes of a regular file in the tree; empty when there is none."""
     try:
-        descriptor = os.open(inside(root, resolve(root, path)), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        found = inside(root, resolve(root, path))
+        if not stat.S_ISREG(found.lstat().st_mode):
+            return ""
+        with found.open("rb") as file:
+            return file.read(limit).decode(errors="replace")
     except (OSError, ValueError):
         return ""
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(limit).decode(errors="replace") if stat.S_ISREG(os.fstat(descriptor).st_mode) else ""
 
 
 def executable(root: Path, name: str, path: str, cwd: str, uid: int, groups: Sequence[int]) -> str:

@@ -34,10 +34,9 @@ class Document:
     values: dict[str, Any]
     lines: Mapping[KeyPath, int]
 
-    def where(self, key: KeyPath) -> str:
-        """`FILE:LINE: key.path` of the value at `key`, or of the nearest one around it."""
-        line = next((self.lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self.lines), 1)
-        return f"{self.path}:{line}" + (f": {dotted(key)}" if key else "")
+    def line(self, key: KeyPath) -> int:
+        """The line of the value at `key`, or of the nearest one around it."""
+        return next((self.lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self.lines), 1)
 
 
 def dotted(key: KeyPath) -> str:

@@ -30,8 +30,6 @@ def _decompress(path: Path, target: Path, lock: int) -> None:
     try:
         compression.decompress(path, target, lock)
     except ToolError as error:
-        if "no space left" in error.stderr.lower():
-            raise
         mend = "save the image again"
         raise ImageError(f"the archive cannot be decompressed: {error.what}", where=str(path), mend=mend) from None
 

@@ -130,10 +130,8 @@ _CAUSES: Sequence[tuple[str, str, str]] = (
 )
 
 
-def _explain(suite: str, error: ToolError) -> ImageError | ToolError:
+def _explain(suite: str, error: ToolError) -> ImageError:
     """The cause in mmdebstrap's and apt's many words."""
-    if "no space left" in error.stderr.lower():
-        return error
     for pattern, what, mend in _CAUSES:
         if match := re.search(pattern, error.stderr):
             return ImageError(what.format(*match.groups(), suite=suite), mend=mend)

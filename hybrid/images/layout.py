@@ -101,8 +101,6 @@ def unpack(layout: Layout, rootfs: Path, lock: int) -> None:
     try:
         watch([*argv, *rootless, rootfs], lambda line: None, pass_fds=[lock])
     except ToolError as error:
-        if "no space left" in error.stderr.lower():
-            raise
         raise ImageError(
             f"the image cannot be unpacked: {error.what.rpartition('error: ')[2][:300]}", mend="fetch or build it again"
         ) from None

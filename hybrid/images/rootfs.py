@@ -66,8 +66,6 @@ def _pack(tree: Path, layer: Path, lock: int) -> None:
     try:
         watch(argv, lambda line: None, pass_fds=[lock])
     except ToolError as error:
-        if "no space left" in error.stderr.lower():
-            raise
         mend = "let nothing write to it while it is read, and read it as root"
         raise ImageError(f"the tree cannot be packed: {error.what}", where=str(tree), mend=mend) from None
 
@@ -77,8 +75,6 @@ def _plain(path: Path, layer: Path, lock: int) -> None:
     try:
         decompress(path, layer, lock)
     except ToolError as error:
-        if "no space left" in error.stderr.lower():
-            raise
         raise ImageError(
             f"the tar cannot be decompressed: {error.what}", where=str(path), mend="make it again"
         ) from None

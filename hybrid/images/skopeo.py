@@ -35,8 +35,6 @@ def read(archive: Path, source: str, work: Path, lock: int, progress: Progress) 
     try:
         return _copy(source, work, lock, [])
     except ToolError as error:
-        if "no space left" in error.stderr.lower():
-            raise
         raise ImageError(
             f"the archive cannot be read: {_cause(error)}",
             where=str(archive),
@@ -58,7 +56,7 @@ def _cause(error: ToolError) -> str:
     return str(found[-1] if found else error.what).replace('\\"', '"').replace("\\n", " ")[:400]
 
 
-def _explain(reference: Reference, error: ToolError) -> ImageError | ToolError:
+def _explain(reference: Reference, error: ToolError) -> ImageError:
     cause = _cause(error)
     low = cause.lower()
     registry = reference.registry
@@ -66,8 +64,6 @@ def _explain(reference: Reference, error: ToolError) -> ImageError | ToolError:
     def told(*words: str) -> bool:
         return any(word in low for word in words)
 
-    if told("no space left"):
-        return error
     if told("does not match", "digest mismatch", "didn't match"):
         return ImageError(
             f"{registry} gave other bytes than {reference} names: {_tail(cause)}", mend="check the digest"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid import process
-from hybrid.errors import ImageError, ToolError
+from hybrid.errors import ImageError
 
 _PR_SET_PDEATHSIG = 1
 _KEPT_LINES = 400
@@ -46,7 +46,8 @@ def watch(
     """Run a program to its end, handing each line of its standard error to `line`. ToolError when it fails.
 
     `pass_fds` keeps the lock on the directory it works in held for as long as it lives, should this process
-    be killed before it. The program itself is killed with this process.
+    be killed before it. The program itself is killed with this process. A full disk is the OSError that it
+    would be for this process.
     """
     kept: deque[bytes] = deque(maxlen=_KEPT_LINES)
     with process.spawn(
@@ -67,27 +68,21 @@ def watch(
         stderr = b"".join(kept)
         error = process.failed(argv, returncode, stderr)
         error.stderr = stderr.decode(errors="replace")
+        if _FULL in error.stderr.lower():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise error
 
 
 @contextmanager
 def disk_full_told(directory: Path) -> Iterator[None]:
-    """Turn whatever way a full disk shows itself into one clear error."""
+    """Turn a full disk into one clear error."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _full(directory) from None
-    except ToolError as error:
-        if _FULL not in error.stderr.lower():
-            raise
-        raise _full(directory) from None
-
-
-def _full(directory: Path) -> ImageError:
-    return ImageError(
-        "no space is left for the image",
-        where=str(directory),
-        mend="free some (hybrid image rm), or set HYBRID_HOME to a larger disk",
-    )
+        raise ImageError(
+            "no space is left for the image",
+            where=str(directory),
+            mend="free some (hybrid image rm), or set HYBRID_HOME to a larger disk",
+        ) from None
