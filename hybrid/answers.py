@@ -5,7 +5,7 @@ Values only: which sentence a finding becomes, and how a cell reads, is the repo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hybrid import capabilities
 from hybrid.driver import Evidence, Kind
@@ -26,24 +26,21 @@ _SECCOMP = {0: "none", 1: "strict", 2: "filter"}
 def answers(
     kinds: Kinds, ratios: Sequence[Comparison], machine: Machine, digest: str, tree_bytes: int
 ) -> tuple[Answer, ...]:
-    """The answers, in the order in which they are asked."""
+    """The answers, in the order in which they are asked. What was seen of no kind has no row."""
+    boot = (*_differences(kinds, ratios, _last_reached(kinds)), *_emulated(kinds))
+    resources = (*_differences(kinds, ratios, ("cpu", "memory.pss")), *_emulated(kinds))
     return (
-        Answer(Question.OS, tuple(_os_rows(kinds, machine)), tuple(_os_findings(kinds, machine))),
-        Answer(
-            Question.BOOT,
-            tuple(_metric_rows(kinds, ("boot", "ready"))),
-            (*_differences(kinds, ratios, _last_reached(kinds)), *_emulated(kinds)),
-        ),
-        Answer(
-            Question.RESOURCES,
-            (*_metric_rows(kinds, RESOURCES), *_disk_rows(kinds, tree_bytes)),
-            (*_differences(kinds, ratios, ("cpu", "memory.pss")), *_emulated(kinds)),
-        ),
-        Answer(Question.ISOLATION, tuple(_isolation_rows(kinds, machine)), tuple(_isolation_findings(kinds, machine))),
-        Answer(
-            Question.PORTABILITY, tuple(_portability_rows(kinds, digest)), tuple(_portability_findings(kinds, digest))
-        ),
+        _answer(Question.OS, _os_rows(kinds), _os_findings(kinds, machine)),
+        _answer(Question.BOOT, _metric_rows(kinds, ("boot", "ready")), boot),
+        _answer(Question.RESOURCES, (*_metric_rows(kinds, RESOURCES), *_disk_rows(kinds, tree_bytes)), resources),
+        _answer(Question.ISOLATION, _isolation_rows(kinds, machine), _isolation_findings(kinds, machine)),
+        _answer(Question.PORTABILITY, _portability_rows(kinds, digest), _portability_findings(kinds, digest)),
     )
+
+
+def _answer(question: Question, rows: Iterable[Row], findings: Iterable[Finding]) -> Answer:
+    seen = (row for row in rows if any(cell is not None for cell in row.cells.values()))
+    return Answer(question, tuple(seen), tuple(findings))
 
 
 def shares_kernel(evidence: Evidence, machine: Machine) -> bool:
@@ -75,7 +72,7 @@ def _row(name: str, kinds: Kinds, read: Callable[[Evidence], Cell]) -> Row:
     return Row(name, {kind: None if each.evidence is None else read(each.evidence) for kind, each in kinds.items()})
 
 
-def _os_rows(kinds: Kinds, machine: Machine) -> Iterator[Row]:
+def _os_rows(kinds: Kinds) -> Iterator[Row]:
     yield _row("kernel it saw", kinds, lambda seen: seen.kernel_release)
     yield _row("OS it saw", kinds, lambda seen: seen.os_name or "no os-release in the image")
 
@@ -124,7 +121,7 @@ def _ratio(found: Comparison) -> dict[str, Scalar]:
 
 def _emulated(kinds: Kinds) -> Iterator[Finding]:
     for kind, each in kinds.items():
-        if each.accelerator == "tcg":
+        if each.accelerator == "tcg" and each.measured:
             yield Finding("emulated", kind)
 
 

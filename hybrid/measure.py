@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -94,11 +94,12 @@ def trial(
     before = machine.load()
     life = _Life(request, timeout)
     failure = None
+    out, err = (logs / f"{turn.number:04d}-{turn.kind}.{name}" for name in ("stdout", "stderr"))
     try:
-        with _output(logs / f"{turn.number:04d}-{turn.kind}") as stdio, _created(driver, life) as instance, expose():
+        with _output(out, err) as stdio, _created(driver, life) as instance, expose():
             life.go_through(instance, stdio)
     except (HybridError, OSError) as error:
-        failure = _failure(error, life.step)
+        failure = _failure(error, life.step, _tail(err))
     return Sample(
         turn=turn,
         marks=_since_request(request),
@@ -199,32 +200,45 @@ def _same_image(instance: Instance, digest: str) -> None:
 
 
 @contextmanager
-def _output(stem: Path) -> Iterator[Stdio]:
+def _output(*paths: Path) -> Iterator[Stdio]:
     """Streams for the command: empty input, and two files, of which an empty one is removed at the end."""
-    paths = [stem.with_name(f"{stem.name}.{name}") for name in ("stdout", "stderr")]
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    out, err = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600) for path in paths)
-    try:
-        yield Stdio(-1, out, err)
-    finally:
-        os.close(out)
-        os.close(err)
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        descriptors = []
         for path in paths:
-            if path.stat().st_size == 0:
-                path.unlink()
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            stack.callback(_close, descriptor, path)
+            descriptors.append(descriptor)
+        yield Stdio(-1, *descriptors)
 
 
-def _failure(error: HybridError | OSError, step: str) -> Failure:
-    if isinstance(error, HybridError):
-        late = error if isinstance(error, NotReadyError) else None
-        return Failure(
-            what=error.what,
-            phase=late.phase if late is not None and late.phase else step,
-            mend=error.mend,
-            tail=late.tail if late is not None else "",
-            exit_code=error.exit_code,
-        )
-    return Failure(what=str(error), phase=step)
+def _close(descriptor: int, path: Path) -> None:
+    empty = os.fstat(descriptor).st_size == 0
+    os.close(descriptor)
+    if empty:
+        path.unlink(missing_ok=True)
+
+
+def _tail(path: Path, most: int = 2000) -> str:
+    """The end of a file; nothing when there is no file."""
+    try:
+        return path.read_bytes()[-most:].decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def _failure(error: HybridError | OSError, step: str, said: str) -> Failure:
+    """What failed, with the engine's words and then the command's own last ones."""
+    if isinstance(error, OSError):
+        return Failure(what=str(error), phase=step, tail=said)
+    late = error if isinstance(error, NotReadyError) else None
+    return Failure(
+        what=error.what,
+        phase=late.phase if late is not None and late.phase else step,
+        mend=error.mend,
+        tail="\n".join(filter(None, [late.tail.rstrip() if late is not None else "", said.rstrip()])),
+        exit_code=error.exit_code,
+    )
 
 
 def _since_request(request: Request) -> Mapping[str, int]:

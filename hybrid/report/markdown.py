@@ -69,8 +69,10 @@ def _value(value: grid.Value | None, *, brief: bool) -> str:
 def _answer(result: Result, answer: Answer) -> Iterator[str]:
     title, question = words.QUESTIONS[answer.question]
     yield f"\n## {title}\n\n*{question}*\n"
-    for found in answer.findings:
-        yield f"- {escape(words.finding(result, found))}"
+    for sentence in words.findings(result, answer):
+        yield f"- {escape(sentence)}"
+    if not answer.rows:
+        return
     yield ""
     yield from _head(["", *(words.label(result, kind) for kind in grid.kinds(result))], align="---")
     for row in answer.rows:

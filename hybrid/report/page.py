@@ -53,7 +53,7 @@ def _answer(result: Result, answer: Any) -> dict[str, Any]:
     return {
         "title": title,
         "question": question,
-        "findings": [words.finding(result, found) for found in answer.findings],
+        "findings": words.findings(result, answer),
         "rows": [
             (row.name, [words.cell(row.cells.get(kind), row.unit) for kind in grid.kinds(result)])
             for row in answer.rows

@@ -107,8 +107,8 @@ def _answer(result: Result, answer: Answer) -> Iterator[RenderableType]:
 
     title, question = words.QUESTIONS[answer.question]
     yield Text.assemble("\n", (title, "bold"), "  ", (question, "dim"))
-    for found in answer.findings:
-        yield _hanging("  ", words.finding(result, found), "")
+    for sentence in words.findings(result, answer):
+        yield _hanging("  ", sentence, "")
     if answer.question not in IN_MAIN_TABLE and answer.rows:
         yield Text()
         yield Padding(answer_table(result, answer), (0, 0, 0, 2))

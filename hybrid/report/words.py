@@ -10,7 +10,7 @@ from hybrid import capabilities
 from hybrid.driver import Kind
 from hybrid.metrics import BY_KEY
 from hybrid.report.figures import figure, percent, printable, times, times_range
-from hybrid.result import Caution, Cell, Finding, Question, Result, Scalar
+from hybrid.result import Answer, Caution, Cell, Finding, Question, Result, Scalar
 from hybrid.stats import Interval
 
 QUESTIONS: Mapping[Question, tuple[str, str]] = {
@@ -99,6 +99,11 @@ def finding(result: Result, found: Finding) -> str:
     return printable(_FINDINGS[found.code](name, baseline, found.values))
 
 
+def findings(result: Result, answer: Answer) -> list[str]:
+    """The sentences of an answer; one that says so when there are none."""
+    return [finding(result, found) for found in answer.findings] or ["Nothing was measured that answers this."]
+
+
 def caution(result: Result, found: Caution) -> str:
     """The sentence for a caution."""
     name = label(result, found.kind) if found.kind is not None else ""
@@ -179,7 +184,7 @@ _FINDINGS: Mapping[str, Callable[[str, str, Values], str]] = {
     "not-isolated": _not_isolated,
     "measured": _measured,
     "ran": lambda name, _, v: f"{name} ran {_short(v)}, measured {v['count']} times.",
-    "never-ran": lambda name, _, v: f"{name} never ran {_short(v)} to the end.",
+    "never-ran": lambda name, _, v: f"{name}: no run of {_short(v)} was measured.",
 }
 
 _CAUTIONS: Mapping[str, Callable[[str, str, Values], str]] = {

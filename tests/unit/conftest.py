@@ -51,6 +51,8 @@ class Script:
     created: list[str] = field(default_factory=list)
     alive: set[str] = field(default_factory=set)
     prepared: int = 0
+    stderr: int = -1
+    """The descriptor of the running instance's standard error."""
     at: Callable[[str], None] = lambda step: None
     """Called at every step with its name."""
 
@@ -83,6 +85,7 @@ class ScriptedInstance:
         self.script.step("start")
         assert stdio is not None and stdio.stdin < 0
         os.write(stdio.stdout, b"started\n")
+        self.script.stderr = stdio.stderr
         self.running = True
         self.stamp(Mark.SPAWN)
 

@@ -98,6 +98,9 @@ def test_nothing_seen_is_nothing_said(result: Result) -> None:
     assert code(found[Question.OS], Kind.VM) == set()
     assert code(found[Question.ISOLATION], Kind.VM) == set()
     assert set(cells(found[Question.ISOLATION], Kind.VM).values()) == {None}
+    unseen = {kind: replace(each, evidence=None) for kind, each in result.kinds.items()}
+    for answer in answers.answers(unseen, (), result.machine, "", 0):
+        assert answer.question not in (Question.OS, Question.ISOLATION) or answer.rows == ()
 
 
 def test_emulation_is_said_where_figures_are(result: Result) -> None:

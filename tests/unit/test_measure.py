@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -111,3 +112,15 @@ def test_another_image_is_refused(scripted: Scripted, take: Callable[..., Sample
     sample = take(driver)
     assert sample.failure is not None and "not of sha256:abab" in sample.failure.what
     assert script.alive == set()
+
+
+def test_a_failure_carries_the_words_of_engine_and_command(scripted: Scripted, take: Callable[..., Sample]) -> None:
+    late = NotReadyError("it is not ready", phase="ready", tail="the engine's words\n")
+
+    def complain(step: str) -> None:
+        if step == "ready":
+            os.write(script.stderr, b"oops\n")
+
+    driver, script = scripted(Kind.VM, fail={"ready": late}, at=complain)
+    sample = take(driver)
+    assert sample.failure is not None and sample.failure.tail == "the engine's words\noops"
