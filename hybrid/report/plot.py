@@ -79,7 +79,7 @@ def bars(result: Result) -> tuple[Bar, ...]:
     """A bar for each kind, its phases' medians end to end, all on one linear scale from zero."""
     rows = {kind: _phases(result, kind) for kind in grid.kinds(result)}
     longest = max((sum(value for _, value in row) for row in rows.values()), default=0.0)
-    return tuple(_bar(label(result, kind), row, longest) for kind, row in rows.items() if row)
+    return tuple(_bar(label(result, kind), row, longest, _whole(result, kind)) for kind, row in rows.items() if row)
 
 
 def strips(result: Result, key: str) -> Strips | None:
@@ -112,13 +112,20 @@ def _phases(result: Result, kind: Kind) -> list[tuple[str, float]]:
     return [(mark.value, metrics[f"phase.{mark}"].median) for mark in STARTUP if f"phase.{mark}" in metrics]
 
 
-def _bar(kind: str, row: Sequence[tuple[str, float]], longest: float) -> Bar:
+def _whole(result: Result, kind: Kind) -> str:
+    """The median of the whole, which is not quite the sum of its parts' medians."""
+    metrics = result.kinds[kind].metrics
+    whole = metrics.get("ready") or metrics.get("boot")
+    return figure(whole.median, "s") if whole is not None else ""
+
+
+def _bar(kind: str, row: Sequence[tuple[str, float]], longest: float, total: str) -> Bar:
     scale = WIDTH / longest if longest > 0 else 0.0
     left, segments = 0.0, []
     for phase, value in row:
         segments.append(Segment(phase, left, value * scale, f"{phase} {figure(value, 's')}"))
         left += value * scale
-    return Bar(kind, tuple(segments), left, figure(sum(value for _, value in row), "s"))
+    return Bar(kind, tuple(segments), left, total)
 
 
 def _jitter(place: int) -> float:
