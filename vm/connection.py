@@ -177,7 +177,7 @@ def _reap_qemus(starting: threading.Event) -> None:
 
     libvirt waits until such a pid has vanished, and a zombie has not. Children that libvirt or this
     process started itself are theirs to wait for: an orphan is told from them by its session, which
-    the intermediate process led that has gone.
+    was led by the intermediate process that has gone.
     """
     while True:
         try:
@@ -202,7 +202,8 @@ def _reap_if_orphaned(pid: int) -> bool:
     try:
         head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
         state, _parent, _group, session = tail.split()[:4]
-        if state != "Z" or not head.partition("(")[2].startswith("qemu-system") or int(session) == pid:
+        theirs = int(session) in (pid, os.getsid(0))
+        if state != "Z" or theirs or not head.partition("(")[2].startswith("qemu-system"):
             return False
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except (OSError, HybridError):
