@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid import tree
 from hybrid.errors import ImageError
-from hybrid.tree import read_text
 
 MAX_FILE = 4 * 1024**2
 MAX_ID = 2**31 - 1
@@ -84,7 +84,7 @@ def _groups_of(root: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _lines(root: Path, path: str, least: int) -> Iterator[list[str]]:
-    for line in read_text(root, path, MAX_FILE).splitlines():
+    for line in tree.read(root, path, MAX_FILE).decode(errors="replace").splitlines():
         fields = line.strip().split(":")
         if len(fields) >= least and fields[0] and "\0" not in line:
             yield fields

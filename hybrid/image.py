@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from hybrid import accounts, tree
+from hybrid import accounts, executable, tree
 from hybrid.errors import CommandError, ImageError
 from hybrid.units import parse_signal
 
@@ -111,7 +111,7 @@ def merge(spec: Spec, image: Image, command: Sequence[str], name: str) -> Proces
     groups = (account.gid, *account.groups)
     return Process(
         argv=argv,
-        executable=tree.executable(image.tree, argv[0], env["PATH"], cwd, account.uid, groups),
+        executable=executable.find(image.tree, argv[0], env["PATH"], cwd, account.uid, groups),
         env=env,
         cwd=cwd,
         uid=account.uid,

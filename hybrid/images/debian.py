@@ -35,7 +35,7 @@ def make(suite: str, packages: Sequence[str], work: Path, lock: int, progress: P
     Files newer than SOURCE_DATE_EPOCH (in the environment, else today's midnight, UTC) get that time, so that
     the same packages make the same image. What belongs to this machine (resolv.conf, hostname) is left out.
     """
-    epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or int(time.time()) // _DAY * _DAY)
+    epoch = _epoch()
     settings = work / "apt.conf"
     settings.write_text(_settings())
     layer = work / "layer.tar"
@@ -54,6 +54,17 @@ def make(suite: str, packages: Sequence[str], work: Path, lock: int, progress: P
         raise _explain(suite, error) from None
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
     return from_tar(work / "layout", layer, created=created)
+
+
+def _epoch() -> int:
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if not given:
+        return int(time.time()) // _DAY * _DAY
+    if not (given.isascii() and given.isdigit() and len(given) <= 11):
+        raise ImageError(
+            f"SOURCE_DATE_EPOCH is no time: {given[:40]!r}", mend="give whole seconds since 1970, or unset it"
+        )
+    return int(given)
 
 
 def _argv(suite: str, packages: Sequence[str], settings: Path, layer: Path) -> list[str]:
@@ -95,7 +106,7 @@ def _sources(suite: str) -> list[str]:
     lines = [
         f"deb {uri} {release} {component}"
         for kind, origin, uri, release, component in (row for row in rows if len(row) == 5)
-        if kind == "Packages" and origin == "Debian" and release in wanted
+        if kind == "Packages" and origin in ("Debian", "Ubuntu") and release in wanted
     ]
     return list(dict.fromkeys(lines)) if any(line.split()[2] == suite for line in lines) else []
 

@@ -111,11 +111,9 @@ class ImageStore:
         ImageError when an instance uses it.
         """
         image = self.get(name)
-        given = candidates(name)
-        mine = [each for each in image.names if each in given]
-        if mine and len(image.names) > len(mine):
-            for each in mine:
-                self.names.forget(each)
+        given = next((each for each in candidates(name) if each in image.names), None)
+        if given and len(image.names) > 1:
+            self.names.forget(given)
             return
         users = [record.name for record in InstanceStore(self.home) if record.image == image.digest]
         if users:
@@ -130,6 +128,8 @@ class ImageStore:
 
     def sweep(self) -> None:
         """Remove what killed processes left half made."""
+        if not self.directory.exists():
+            return
         with self._locked("work"):
             for leftover in self.directory.glob(".work-*"):
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,22 @@ def test_programs_are_found_inside_the_tree(root: Path, name: str, executable: s
     assert run(root, {"working_dir": "/opt/app"}, name).executable == executable
 
 
+def elf(loader: str) -> bytes:
+    """A 64-bit program that names a dynamic loader."""
+    path = loader.encode() + b"\0"
+    header = b"\x7fELF\x02\x01\x01".ljust(32, b"\0") + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    return header + struct.pack("<IIQQQQQQ", 3, 4, 120, 0, 0, len(path), len(path), 1) + path
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"\x7fELF\x02\x01", b"\x7fELF\x02\x01" + b"\xff" * 200, b"#!", b"#! \n", elf("x")[:-20]]
+)
+def test_broken_programs_are_the_kernel_s_to_refuse(root: Path, head: bytes) -> None:
+    (root / "odd").write_bytes(head)
+    (root / "odd").chmod(0o755)
+    assert run(root, {}, "/odd").executable == "/odd"
+
+
 @pytest.mark.parametrize(
     ("name", "code", "says"),
     [
@@ -209,6 +226,7 @@ def test_programs_are_found_inside_the_tree(root: Path, name: str, executable: s
         ("/dangling", 127, "not in the image"),
         ("/fifo", 126, "special file"),
         ("/script", 127, "needs /no/python"),
+        ("/dynamic", 127, "needs /lib64/ld.so"),
         ("x" * 5000, 127, "not in the image"),
     ],
 )
@@ -220,6 +238,8 @@ def test_programs_that_cannot_be_run(root: Path, name: str, code: int, says: str
     os.mkfifo(root / "fifo", 0o755)
     (root / "script").write_text("#! /no/python -u\n")
     (root / "script").chmod(0o755)
+    (root / "dynamic").write_bytes(elf("/lib64/ld.so"))
+    (root / "dynamic").chmod(0o755)
     with pytest.raises(CommandError, match=says) as caught:
         run(root, {}, name)
     assert caught.value.exit_code == code and caught.value.mend
