@@ -56,6 +56,8 @@ def tree(tmp_path: Path) -> Path:
     (root / "bin/sh").chmod(0o4755)
     (root / "bin/twin").hardlink_to(root / "bin/sh")
     (root / "tmp").chmod(0o1777)
+    root.chmod(0o750)
+    os.chown(root, 0, 33)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/srv/www:/bin/sh\n")
     os.chown(root / "srv/www", 33, 65534)
     (root / "etc/up").symlink_to("../../../../outside")
@@ -82,7 +84,7 @@ def facts(root: Path) -> dict[bytes, tuple[Any, ...]]:
     """What a tree is made of, names as bytes."""
     found: dict[bytes, tuple[Any, ...]] = {}
     for directory, names, files in os.walk(os.fsencode(root)):
-        for path in (directory + b"/" + name for name in (*names, *files)):
+        for path in (directory, *(directory + b"/" + name for name in (*names, *files))):
             each = os.lstat(path)
             content: bytes = b""
             if stat.S_ISREG(each.st_mode):
