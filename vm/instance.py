@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from hybrid.cgroups import Cgroup
-from hybrid.usage import cpu_seconds, disk_bytes, memory
-
 from hybrid.driver import Evidence, Kind, State, Status, Stdio, Usage
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.marks import Mark, Marks
 from hybrid.process import send_signal, start_time
 from hybrid.store import Record, locked
+from hybrid.usage import cpu_seconds, disk_bytes, memory
 from vm import domain, guest
 from vm.events import Events
-from vm.streams import Feed, Follow
+from vm.streams import Feed, Follow, Wakeups
 
 KILLED = 128 + signal.SIGKILL
 
@@ -196,8 +195,8 @@ class VmInstance:
                 wakeups.wait(self._feed, left)
 
     @contextlib.contextmanager
-    def _wakeups(self) -> Iterator[_Wakeups]:
-        wakeups = _Wakeups([self._record.directory / "events", *self.logs()], self._pid())
+    def _wakeups(self) -> Iterator[Wakeups]:
+        wakeups = Wakeups([self._record.directory / "events", *self.logs()], self._pid())
         try:
             yield wakeups
         finally:
@@ -306,45 +305,6 @@ class VmInstance:
             from vm.connection import forget
 
             forget(Path(root), guest.domain_name(self._record.id))
-
-
-class _Wakeups:
-    """Waits until QEMU wrote to one of the files, ended, or a stream can move."""
-
-    def __init__(self, paths: list[Path], pid: int | None) -> None:
-        import inotify_simple
-
-        self._inotify = inotify_simple.INotify()
-        for path in paths:
-            with contextlib.suppress(OSError):
-                self._inotify.add_watch(path, inotify_simple.flags.MODIFY)
-        self._pidfd = None
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._pidfd = os.pidfd_open(pid)
-
-    def wait(self, feed: Feed | None, timeout: float | None) -> None:
-        poll = select.poll()
-        poll.register(self._inotify.fileno(), select.POLLIN)
-        if self._pidfd is not None:
-            poll.register(self._pidfd, select.POLLIN)
-        if feed is not None and feed.reads is not None:
-            poll.register(feed.reads, select.POLLIN)
-        if feed is not None and feed.writes is not None:
-            poll.register(feed.writes, select.POLLOUT)
-        ready = {descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)}
-        if self._inotify.fileno() in ready:
-            self._inotify.read(timeout=0)
-        if feed is not None and ready & {feed.reads, feed.writes}:
-            try:
-                feed.move()
-            except OSError:
-                feed.stop()
-
-    def close(self) -> None:
-        self._inotify.close()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
 
 
 def _own_cpu() -> float:

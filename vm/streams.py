@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -81,3 +82,42 @@ class Feed:
 
     def close(self) -> None:
         self.socket.close()
+
+
+class Wakeups:
+    """Waits until QEMU wrote to one of the files, ended, or a stream can move."""
+
+    def __init__(self, paths: list[Path], pid: int | None) -> None:
+        import inotify_simple
+
+        self._inotify = inotify_simple.INotify()
+        for path in paths:
+            with contextlib.suppress(OSError):
+                self._inotify.add_watch(path, inotify_simple.flags.MODIFY)
+        self._pidfd = None
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._pidfd = os.pidfd_open(pid)
+
+    def wait(self, feed: Feed | None, timeout: float | None) -> None:
+        poll = select.poll()
+        poll.register(self._inotify.fileno(), select.POLLIN)
+        if self._pidfd is not None:
+            poll.register(self._pidfd, select.POLLIN)
+        if feed is not None and feed.reads is not None:
+            poll.register(feed.reads, select.POLLIN)
+        if feed is not None and feed.writes is not None:
+            poll.register(feed.writes, select.POLLOUT)
+        ready = {descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)}
+        if self._inotify.fileno() in ready:
+            self._inotify.read(timeout=0)
+        if feed is not None and ready & {feed.reads, feed.writes}:
+            try:
+                feed.move()
+            except OSError:
+                feed.stop()
+
+    def close(self) -> None:
+        self._inotify.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
