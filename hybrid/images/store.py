@@ -34,6 +34,7 @@ from hybrid.images.names import Names, candidates
 from hybrid.images.progress import Progress, Quiet
 from hybrid.images.tools import disk_full_told
 from hybrid.store import InstanceStore, locked
+from hybrid.usage import disk_bytes
 
 if TYPE_CHECKING:
     from hybrid.images.layout import Layout
@@ -171,7 +172,7 @@ class ImageStore:
             layout.unpack(made, final / "rootfs", lock)
             (final / "manifest.json").write_bytes(made.manifest)
             (final / "config.json").write_bytes(made.config)
-            values = {"digest": made.digest, "source": title, "tree_bytes": _allocated(final / "rootfs")}
+            values = {"digest": made.digest, "source": title, "tree_bytes": disk_bytes(final / "rootfs")}
             (final / "image.json").write_text(json.dumps(values))
             self._commit(final, made.digest)
             return self._load(made.digest)
@@ -292,16 +293,3 @@ def _check_platform(data: bytes, architecture: str) -> None:
             f"the image is for {found.os}/{found.architecture}, this machine is linux/{architecture}",
             mend="use an image for this machine",
         )
-
-
-def _allocated(tree: Path) -> int:
-    """Bytes that a tree takes on disk, a file with several names counted once."""
-    seen: set[int] = set()
-    total = 0
-    for directory, names, files in os.walk(tree):
-        for name in (*names, *files):
-            found = os.lstat(os.path.join(directory, name))  # noqa: PTH118 (fast path over many files)
-            if found.st_ino not in seen:
-                seen.add(found.st_ino)
-                total += found.st_blocks * 512
-    return total
