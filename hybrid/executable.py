@@ -46,7 +46,7 @@ def find(root: Path, name: str, path: str, cwd: str, uid: int, groups: Sequence[
 
 def _check(root: Path, name: str, candidate: str, uid: int, groups: Sequence[int]) -> None:
     try:
-        found = tree.inside(root, tree.resolve(root, candidate)).stat()
+        found = tree.status(root, candidate)
     except (OSError, ValueError) as error:
         why = f": {error.strerror}" if isinstance(error, OSError) and error.errno not in (2, 20) else ""
         raise CommandError(
@@ -78,7 +78,7 @@ def _check_interpreter(root: Path, name: str, candidate: str) -> None:
     if not interpreter.startswith("/"):
         return
     try:
-        tree.resolve(root, interpreter)
+        tree.status(root, interpreter)
     except (OSError, ValueError):
         raise CommandError(
             f"{name!r} needs {interpreter}, which is not in the image",

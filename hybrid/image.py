@@ -6,6 +6,7 @@ Docker's rules and is done here, once, for every kind.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -145,7 +146,7 @@ def _argv(spec: Spec, config: ImageConfig, command: Sequence[str]) -> tuple[str,
 def _cwd(image: Image, path: str) -> str:
     path = "/" + str(PurePosixPath("/", path)).lstrip("/")
     try:
-        fits = tree.inside(image.tree, tree.resolve(image.tree, path)).is_dir()
+        fits = stat.S_ISDIR(tree.status(image.tree, path).st_mode)
     except FileNotFoundError:
         fits = True
     except OSError:
