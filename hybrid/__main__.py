@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -16,9 +17,22 @@ def main() -> NoReturn:
     that the end of the process does not free.
     """
     gc.set_threshold(100_000)
+    _complete_streams()
     code = run(sys.argv[1:])
+    atexit._run_exitfuncs()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _complete_streams() -> None:
+    """Put /dev/null where we were started with a standard stream closed, before a file of ours gets its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number)
+            if null != number:
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, mode))
 
 
 def run(words: Sequence[str]) -> int:

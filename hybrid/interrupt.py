@@ -31,7 +31,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._handle)
+                    self._before[number] = signal.signal(number, self.handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,7 +61,8 @@ class Interrupts:
         finally:
             self._depth = depth
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def handle(self, number: int, _frame: FrameType | None = None) -> None:
+        """A signal came: the first takes effect now, or when the shielded block is over."""
         self.number = self.number or number
         self._take_effect()
 

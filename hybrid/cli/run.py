@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybrid.cli.signals import forwarded
-from hybrid.driver import Kind
+from hybrid.cli.signals import forwarded, held
+from hybrid.driver import Kind, Stdio
 
 if TYPE_CHECKING:
-    from hybrid.driver import Instance, Stdio
+    from hybrid.driver import Instance
     from hybrid.interrupt import Interrupts
 
 CONTEXT = {"allow_interspersed_args": False}
@@ -51,24 +50,42 @@ def run(
     """
     if remove and detach:
         raise typer.BadParameter("no daemon stays behind to remove a detached instance", param_hint="--rm with -d")
-    interrupts: Interrupts = context.obj
     words = command or []
     make = _plan(target, kind)
-    with ExitStack() as ending:
-        with interrupts.shield():
-            instance = make(words[1:] if words[:1] == ["--"] else words, name)
-            ending.callback(_destroy, instance, interrupts)
-            instance.start(None if detach else _standard_streams())
-        instance.wait_entrypoint(START_SECONDS)
+    return _live(context.obj, lambda: make(words[1:] if words[:1] == ["--"] else words, name), detach, remove)
+
+
+def _live(interrupts: Interrupts, make: Callable[[], Instance], detach: bool, remove: bool) -> int:
+    """One instance's life, as far as we take part in it. Whatever comes, it is destroyed unless it is to stay."""
+    with (
+        interrupts.shield(),
+        ExitStack() as ending,
+        forwarded(lambda number: instance.signal(number)) as send,
+    ):
+        with held(interrupts) as waiting:
+            instance = make()
+            ending.callback(instance.destroy)
+            instance.start(None if detach else Stdio(0, 1, 2))
+            with interrupts.expose():
+                instance.wait_entrypoint(START_SECONDS)
         if detach:
+            _interrupt_late(interrupts, waiting)
             ending.pop_all()
             print(instance.record.name)
             return 0
-        with forwarded(instance.signal):
-            code = instance.wait()
+        for number in waiting:
+            send(number)
+        code = instance.wait()
         if not remove:
             ending.pop_all()
         return code
+
+
+def _interrupt_late(interrupts: Interrupts, waiting: Sequence[int]) -> None:
+    """A detached command has no use for the signals that we got while it was started; they were for us."""
+    with interrupts.expose():
+        for number in waiting:
+            interrupts.handle(number)
 
 
 def _plan(target: str, kind: Kind | None) -> Callable[[list[str], str | None], Instance]:
@@ -86,27 +103,3 @@ def _plan(target: str, kind: Kind | None) -> Callable[[list[str], str | None], I
         image = ImageStore(home).ensure(spec, told)
     driver.prepare(image)
     return lambda command, name: launch.create(spec, image, driver, home, command=command, name=name)
-
-
-def _destroy(instance: Instance, interrupts: Interrupts) -> None:
-    """Remove the instance, whatever signal comes meanwhile."""
-    with interrupts.shield():
-        instance.destroy()
-
-
-def _standard_streams() -> Stdio:
-    """Our own descriptors 0, 1 and 2; what we were started without is empty or goes nowhere."""
-    from hybrid.driver import Stdio
-
-    for number in (1, 2):
-        if not _is_open(number):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    return Stdio(0 if _is_open(0) else -1, 1, 2)
-
-
-def _is_open(number: int) -> bool:
-    try:
-        os.fstat(number)
-    except OSError:
-        return False
-    return True

@@ -117,6 +117,7 @@ def _processes(home: Path) -> Iterator[tuple[int, str]]:
 def home() -> Iterator[Path]:
     """One home for all: images and kernels are made once."""
     path = Path(tempfile.mkdtemp(prefix="hybrid-test-"))
+    path.chmod(0o711)  # a container's root user passes through
     yield path / "home"
     shutil.rmtree(path)
 

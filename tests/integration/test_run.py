@@ -29,6 +29,26 @@ def test_standard_input_is_binary_and_ends(cli: Any, tools: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
+def test_closed_streams_are_empty_or_go_nowhere(another_cli: Any, tools: Path, kind: str, closed: str) -> None:
+    closing = " ".join(f"{number}<&-" for number in closed.split())
+    cli = another_cli(prefix=("sh", "-c", f'exec "$0" "$@" {closing}'))
+    script = "cat; echo out; echo err >&2; exit 7"
+    done = cli("run", "--rm", "--as", kind, tools, "sh", "-c", script, input=b"in\n" if "0" not in closed else b"")
+    seen = [b"in\nout\n" if "0" not in closed else b"out\n", b"err\n"]
+    assert done.stdout == (b"" if "1" in closed else seen[0])
+    assert done.stderr == (b"" if "2" in closed else seen[1])
+    assert done.returncode == 7
+
+
+@pytest.mark.parametrize("words", [["ps"], ["--version"], ["rm", "nothing"]])
+def test_closed_streams_of_other_commands(another_cli: Any, words: list[str]) -> None:
+    cli = another_cli(prefix=("sh", "-c", 'exec "$0" "$@" 0<&- 1<&- 2<&-'))
+    done = cli(*words)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert done.returncode == (1 if "rm" in words else 0)
+
+
 def test_signals_go_to_the_command(cli: Any, tools: Path, kind: str, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
     script = f"trap 'echo got; exit 5' {name}; echo ready; while :; do sleep 0.1; done"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ class Script:
         self.wait: Callable[[], int] = lambda: 0
         self.request: Request | None = None
         self.stdio: Stdio | None = None
-        self.signals: list[int] = []
+        self.signal: Callable[[int], Any] = lambda number: None
         self.kind: Kind | None = None
 
 
@@ -56,7 +58,7 @@ class Instance:
         return self.script.wait()
 
     def signal(self, number: int) -> None:
-        self.script.signals.append(number)
+        self.script.signal(number)
 
     def status(self) -> Status:
         return Status(State.EXITED, 3)
@@ -230,7 +232,13 @@ def test_a_failed_start_leaves_nothing(
 def test_a_signal_before_the_command_runs_leaves_nothing(
     script: Script, spec: Path, home: Home, step: str, number: signal.Signals
 ) -> None:
-    setattr(script, step, lambda: os.kill(os.getpid(), number))
+    def signalled() -> None:
+        os.kill(os.getpid(), number)
+        if step == "entrypoint":
+            signal.pause()
+
+    setattr(script, step, signalled)
+    script.entrypoint = script.entrypoint if step == "entrypoint" else signal.pause
     assert run(["run", str(spec)]) == 128 + number
     assert script.calls[-1] == "destroy"
     assert "wait" not in script.calls
@@ -238,21 +246,50 @@ def test_a_signal_before_the_command_runs_leaves_nothing(
 
 
 def test_a_signal_while_the_command_runs_is_the_commands(script: Script, spec: Path, home: Home) -> None:
+    sent: queue.Queue[int] = queue.Queue()
+
     def wait() -> int:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGUSR1)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+            assert sent.get(timeout=10) == number
         return 143
 
-    script.wait = wait
+    script.wait, script.signal = wait, sent.put
     assert run(["run", str(spec)]) == 143
-    assert script.signals == [signal.SIGTERM, signal.SIGUSR1]
     assert len(instances(home)) == 1
+
+
+def test_a_signal_just_before_we_see_that_the_command_runs_is_the_commands(script: Script, spec: Path) -> None:
+    sent: list[int] = []
+    came = threading.Event()
+    script.start = lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    script.entrypoint = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    script.wait = lambda: 143 if came.wait(10) else 1
+
+    def take(number: int) -> None:
+        sent.append(number)
+        if len(sent) == 2:
+            came.set()
+
+    script.signal = take
+    assert run(["run", str(spec)]) == 143
+    assert sent == [signal.SIGUSR1, signal.SIGTERM]
+
+
+def test_a_detached_start_that_is_interrupted_leaves_nothing(script: Script, spec: Path, home: Home) -> None:
+    script.entrypoint = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert run(["run", "-d", str(spec)]) == 128 + signal.SIGTERM
+    assert instances(home) == []
 
 
 def test_a_second_signal_does_not_stop_the_cleaning_up(
     script: Script, spec: Path, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script.entrypoint = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    def signalled() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+    script.entrypoint = signalled
     destroy = Instance.destroy
 
     def interrupted(self: Instance) -> None:
@@ -300,21 +337,3 @@ def test_what_stays_is_listed_and_removed(
     assert "Exited (3)" in row
     assert run(["rm", "x"]) == 0
     assert instances(home) == []
-
-
-@pytest.fixture
-def closed_streams() -> Iterator[None]:
-    """This process as a careless parent starts it: with standard input and error closed."""
-    saved = {number: os.dup(number) for number in (0, 2)}
-    for number in saved:
-        os.close(number)
-    yield
-    for number, copy in saved.items():
-        os.dup2(copy, number)
-        os.close(copy)
-
-
-def test_closed_streams_are_empty_or_go_nowhere(script: Script, spec: Path, closed_streams: None) -> None:
-    assert run(["run", "--rm", str(spec)]) == 0
-    assert script.stdio == Stdio(-1, 1, 2)
-    os.fstat(2)
