@@ -88,7 +88,8 @@ class ContainerInstance(LocalInstance):
         """Attached: the runtime leaves the command to this process, its parent from then on (a subreaper)."""
         argv = self.runtime.argv("run", "--detach", *self._bundle(), self._record.id, log=self._log)
         stdin = process.DEVNULL if stdio.stdin < 0 else stdio.stdin
-        self._child = process.launch(argv, stdin=stdin, stdout=stdio.stdout, stderr=stdio.stderr)
+        # A group of its own, by which the processes that it leaves to us are told from others and reaped.
+        self._child = process.launch(argv, stdin=stdin, stdout=stdio.stdout, stderr=stdio.stderr, new_session=True)
         self._marks.stamp(Mark.SPAWN)
 
     def _bundle(self) -> tuple[str, ...]:
@@ -104,24 +105,28 @@ class ContainerInstance(LocalInstance):
                 )
         finally:
             os.close(handle)
+        leader = self._child.pid
         cpu = self._finish()
-        self._executed(int((self.directory / "pid").read_text()), cpu, timeout)
+        self._await_execution(int((self.directory / "pid").read_text()), timeout)
+        self._save(starting=False, launch_cpu=cpu + process.reap_group(leader))
 
-    def _executed(self, pid: int, cpu: float, timeout: float | None = None, **engine: object) -> None:
+    def _await_execution(self, pid: int, timeout: float | None = None) -> None:
         """The runtime has done its work: note what it left running, and when the kernel executed the command."""
         assert self._execs is not None
-        self._save(pid=pid, started=process.start_time(pid), launch_cpu=cpu, **engine)
+        self._note(pid=pid, started=process.start_time(pid))
         at = self._execs.wait(pid, timeout)
         listens = self._execs.listens()
         self._execs.close()
         if at is None and listens:
-            raise self._gave_up()
+            raise self._gave_up(executing=True)
         self._marks.stamp(Mark.ENTRYPOINT, at)
-        self._save(starting=False)
 
-    def _gave_up(self) -> HybridError:
-        """The runtime's failure in its own words; what it left is removed."""
-        error = failure(self.runtime, self._log, self._record.command[0])
+    def _gave_up(self, *, executing: bool = False) -> HybridError:
+        """The runtime's failure in its own words; what it left is removed.
+
+        `executing`: all was ready, only the command was not executed.
+        """
+        error = failure(self.runtime, self._log, self._record.command[0], executing=executing)
         self._clear()
         return error
 
@@ -134,22 +139,26 @@ class ContainerInstance(LocalInstance):
         told, telling = os.pipe2(os.O_CLOEXEC)
         try:
             env = {"PATH": os.environ.get("PATH", os.defpath), "_OCI_SYNCPIPE": str(telling)}
-            self._child = process.launch(self._conmon(), stdout=out, stderr=err, env=env, pass_fds=[telling])
+            self._child = process.launch(
+                self._conmon(), stdout=out, stderr=err, env=env, pass_fds=[telling], new_session=True
+            )
             self._marks.stamp(Mark.SPAWN)
             cpu = self._finish()
             os.close(telling)
             telling = -1
             pid = self._told_pid(told)
-            self._child = process.launch(self.runtime.argv("start", self._record.id, log=self._log), stderr=err)
+            self._child = process.launch(
+                self.runtime.argv("start", self._record.id, log=self._log), stderr=err, new_session=True
+            )
             cpu += self._finish()
         finally:
             for descriptor in (out, err, told, telling):
                 if descriptor >= 0:
                     os.close(descriptor)
         monitor = int((self.directory / "conmon.pid").read_text())
-        self._executed(
-            pid, cpu, monitor_pid=monitor, monitor_started=process.start_time(monitor), monitor_name="conmon"
-        )
+        self._note(monitor_pid=monitor, monitor_started=process.start_time(monitor), monitor_name="conmon")
+        self._await_execution(pid)
+        self._save(starting=False, launch_cpu=cpu)
 
     def _finish(self) -> float:
         """The CPU seconds of the program launched, once it has ended well; its failure if it has not."""

@@ -213,8 +213,7 @@ class LocalInstance(ABC):
     def _kill_launcher(self) -> None:
         """Kill a launch that has not come to its end, ours or that of a process that was killed."""
         if self._child is not None and self._child.pid != self._record.engine.get("pid"):
-            self._child.kill()
-            process.reap(self._child)
+            process.bounded(self._child, 0)
             self._child = None
         if self._record.engine.get("starting"):
             for pid in _strays(self._record):
@@ -225,7 +224,7 @@ class LocalInstance(ABC):
         """End every process of the instance, and its monitor."""
         if (command := self._command()) is not None:
             process.send_signal(*command)
-        self.cgroup.kill()
+        self.cgroup.kill(spare=self._record.engine.get("pid"))
         if command is not None:
             self._ended(_MONITOR_PATIENCE)
             self._collect()
@@ -268,8 +267,7 @@ class LocalInstance(ABC):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 pid = int((self.directory / "pid").read_text())
                 if pid in members:
-                    engine = {**self._record.engine, "pid": pid, "started": process.start_time(pid)}
-                    self._record = replace(self._record, engine=engine)
+                    self._note(pid=pid, started=process.start_time(pid))
 
     def _collect(self) -> int | None:
         """The exit code of the command, which has ended, if anybody saw it; saved for the others."""
@@ -316,9 +314,13 @@ class LocalInstance(ABC):
 
     # ---- odds and ends -------------------------------------------------------------------
 
+    def _note(self, **engine: Any) -> None:
+        """Change what is known of the run, not yet on disk."""
+        self._record = replace(self._record, engine={**self._record.engine, **engine})
+
     def _save(self, **engine: Any) -> None:
         """Change what is saved of the run; without effect on disk when the instance was removed meanwhile."""
-        self._record = replace(self._record, engine={**self._record.engine, **engine})
+        self._note(**engine)
         self._write()
 
     def _write(self) -> None:

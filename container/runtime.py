@@ -64,8 +64,7 @@ class Runtime:
             child = in_view(
                 lambda: process.launch(argv, stdout=giving, stderr=giving, pass_fds=[given], new_session=True)
             )
-            if (code := process.bounded(child, timeout)) is None:
-                _kill(pid_file)
+            code = process.bounded(child, timeout, lambda: _kill(pid_file))
             output = os.pread(giving, _OUTPUT, max(0, os.fstat(giving).st_size - _OUTPUT))
             return Outcome(code, output.decode(errors="replace"))
         finally:
@@ -74,7 +73,7 @@ class Runtime:
 
 
 def _kill(pid_file: Path) -> None:
-    """Kill the process that an exec which took too long has left in the container."""
+    """Kill the process that an exec has made in the container; its runtime then ends by itself."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         pid = int(pid_file.read_text())
         process.send_signal(pid, process.start_time(pid))
@@ -104,10 +103,15 @@ def in_view(work: Callable[[], T]) -> T:
     return private(hidden)
 
 
-def failure(runtime: Runtime, log: Path, command: str) -> HybridError:
-    """What a runtime that failed wrote to its log: about the command, if it could not be executed."""
+def failure(runtime: Runtime, log: Path, command: str, *, executing: bool = False) -> HybridError:
+    """What a runtime that failed wrote to its log: about the command, if it could not be executed.
+
+    `executing`: it is known that the command was what failed, whatever the words.
+    """
     words = last_words(log.read_text(errors="replace") if log.exists() else "")
-    if _OF_EXECUTION.search(words):
+    if executing and not words:
+        return CommandError(f"{command}: the kernel refuses to execute it", exit_code=126)
+    if executing or _OF_EXECUTION.search(words):
         if _NOT_EXECUTABLE.search(words):
             return CommandError(f"{command}: cannot be executed ({words})", exit_code=126)
         if _NOT_THERE.search(words):

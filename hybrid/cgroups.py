@@ -136,10 +136,12 @@ class Cgroup:
                     found.update(int(line) for line in (group / "cgroup.procs").read_text().split() if line != "0")
         return found
 
-    def kill(self) -> None:
+    def kill(self, spare: int | None = None) -> None:
         """SIGKILL every process of the group, those they make meanwhile too, and return when all have ended.
 
-        HostError when some have not ended after ten seconds.
+        Those that have become children of this process (a subreaper) are reaped, for a pid namespace
+        ends only when all in it are; all but `spare`, whose exit code somebody wants. HostError when
+        some have not ended after ten seconds.
         """
         deadline = time.monotonic() + _KILL_TIMEOUT
         while pids := self.pids():
@@ -149,9 +151,9 @@ class Cgroup:
                     mend="they hang in the kernel: see dmesg",
                 )
             with self._frozen():
-                handles = list(_handles(pids))
-                self._kill_all(handles)
-            _wait_for_end(handles, deadline)
+                handles = dict(_handles(pids))
+                self._kill_all(handles.values())
+            _see_end(handles, spare, deadline)
 
     def remove(self) -> None:
         """Remove the group; nothing happens when there is none. Its processes must have ended.
@@ -267,19 +269,25 @@ def _removed(group: Path) -> bool:
     return True
 
 
-def _handles(pids: Collection[int]) -> Iterator[int]:
+def _handles(pids: Collection[int]) -> Iterator[tuple[int, int]]:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            yield os.pidfd_open(pid)
+            yield pid, os.pidfd_open(pid)
 
 
-def _wait_for_end(handles: Collection[int], deadline: float) -> None:
-    """Return when all processes have ended, or at the deadline; closes the handles."""
+def _see_end(handles: Mapping[int, int], spare: int | None, deadline: float) -> None:
+    """Return when all these processes have ended, or at the deadline; reaps ours and closes their handles."""
+    pids = {handle: pid for pid, handle in handles.items()}
+    poller = select.poll()
+    for handle in pids:
+        poller.register(handle, select.POLLIN)
     try:
-        for handle in handles:
-            poller = select.poll()
-            poller.register(handle, select.POLLIN)
-            poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        while pids and (ended := poller.poll(max(0.0, deadline - time.monotonic()) * 1000)):
+            for handle, _ in ended:
+                poller.unregister(handle)
+                if (pid := pids.pop(handle)) != spare:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
     finally:
-        for handle in handles:
+        for handle in handles.values():
             os.close(handle)

@@ -169,16 +169,34 @@ def disown(child: Child) -> None:
     child.returncode = 0
 
 
-def bounded(child: Child, timeout: float) -> int | None:
-    """A launched session leader's exit code as a shell tells it; None, and it is killed, after `timeout` seconds."""
+def reap_group(leader: int) -> float:
+    """Wait for the children of ours that a launched session leader has left in its process group; their CPU seconds."""
+    seconds = 0.0
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            _, _, usage = os.wait4(-leader, 0)
+            seconds += usage.ru_utime + usage.ru_stime
+    return seconds
+
+
+def bounded(child: Child, timeout: float, give_up: Callable[[], None] | None = None) -> int | None:
+    """A launched session leader's exit code as a shell tells it; None, and it is killed, after `timeout` seconds.
+
+    `give_up` comes before the kill, and may get the program to end by itself within a second.
+    """
     handle = os.pidfd_open(child.pid)
+    in_time = False
     try:
         in_time = ended(handle, timeout)
     finally:
+        if not in_time and give_up is not None:
+            give_up()
+            ended(handle, 1.0)
         os.close(handle)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         reap(child)
+        reap_group(child.pid)
     code = child.returncode
     return None if not in_time else code if code >= 0 else 128 - code
 
