@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 
 from hybrid import specforms as forms
@@ -88,6 +89,31 @@ class ArchiveSource(_Model):
     archive: _Path = Field(description="OCI or Docker archive, relative to the spec", examples=["./image.tar"])
 
 
+class BuildSource(_Model):
+    """A Containerfile and the directory it is built in. Compose's short form is the directory alone."""
+
+    context: _Path = Field(description="Directory, relative to the spec", examples=["."])
+    dockerfile: Annotated[str, *_form(forms.text, {"type": "string", "minLength": 1})] | None = Field(
+        default=None, description="Containerfile, relative to the context (Dockerfile or Containerfile)"
+    )
+    args: Annotated[dict[str, str], BeforeValidator(_environment), WithJsonSchema(dict(forms.MAP_OR_LIST))] = Field(
+        default_factory=dict, description="Build arguments; a name alone takes the caller's value"
+    )
+    target: Annotated[str, *_form(forms.stage, {"type": "string", "minLength": 1})] | None = Field(
+        default=None, description="Stage to build", examples=["run"]
+    )
+
+    @property
+    def file(self) -> Path:
+        """The Containerfile."""
+        return forms.containerfile(self.context, self.dockerfile)
+
+    @model_validator(mode="after")
+    def _check_file(self) -> Self:
+        forms.check_containerfile(self.context, self.dockerfile)
+        return self
+
+
 _Image = Annotated[
     Annotated[str, Tag("Reference"), WithJsonSchema({"type": "string", "minLength": 1})]
     | Annotated[DebianSource, Tag("DebianSource")]
@@ -147,9 +173,19 @@ class ContainerOptions(_Model):
 class Spec(_Model):
     """One image, what to run of it, and within which bounds."""
 
-    image: _Image = Field(
-        description="Registry reference or name in the store, or {debian:}, {rootfs:}, {archive:}",
+    image: _Image | None = Field(
+        default=None,
+        description="Name in a registry or in the store, or {debian:}, {rootfs:}, {archive:}; with `build`, a name",
         examples=["docker.io/library/nginx:latest"],
+    )
+    build: Annotated[BuildSource, BeforeValidator(forms.build)] | None = Field(
+        default=None, description="Build the image from a Containerfile", examples=["."]
+    )
+    pull_policy: (
+        Annotated[Literal["missing", "always", "never", "build"], BeforeValidator(forms.pull_policy)] | None
+    ) = Field(default=None, description="When to fetch or build the image: missing (usual), always, never, build")
+    platform: Annotated[str, *_form(forms.platform, {"type": "string", "pattern": "^[a-z0-9]+/[a-z0-9]+"})] | None = (
+        Field(default=None, description="Which of an image's several machines", examples=["linux/amd64"])
     )
     command: _Argv | None = Field(default=None, description="Replaces the image's command", examples=[["sleep", "60"]])
     entrypoint: _Argv | None = Field(default=None, description="Replaces the image's entrypoint; drops its command")
@@ -194,6 +230,18 @@ class Spec(_Model):
     container: ContainerOptions = Field(default_factory=ContainerOptions, description="Options of the kind container")
 
     _source: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _check_image(self) -> Self:
+        forms.check_image(self.image, self.build, self.pull_policy)
+        return self
+
+    @property
+    def made_of(self) -> DebianSource | RootfsSource | ArchiveSource | BuildSource | None:
+        """What the image is made of on this machine; None when it is only named."""
+        if self.build is not None and not (self.pull_policy == "always" and isinstance(self.image, str)):
+            return self.build
+        return None if isinstance(self.image, str) else self.image
 
     @property
     def source(self) -> Path | None:
@@ -241,6 +289,9 @@ def for_image(reference: str) -> Spec:
 def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a spec file, for editors. It accepts what `load` reads."""
     body = Spec.model_json_schema()
+    body["properties"]["build"]["anyOf"].insert(0, {"type": "string", "minLength": 1})
+    del body["$defs"]["BuildSource"]["required"]  # Compose's short form, and its default context
+    body["anyOf"] = [{"required": ["image"]}, {"required": ["build"]}]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "hybrid spec",

@@ -15,13 +15,13 @@ from hybrid.units import format_bytes
 from hybrid.yamlfile import Document, KeyPath, dotted
 
 _NOT_YET_WORDS = """
-    annotations attach blkio_config build cap_add cap_drop cgroup cgroup_parent configs container_name cpu_count
+    annotations attach blkio_config cap_add cap_drop cgroup cgroup_parent configs container_name cpu_count
     cpu_percent cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares cpuset credential_spec depends_on deploy
     develop device_cgroup_rules devices dns dns_opt dns_search domainname env_file expose extends external_links
     extra_hosts gpus group_add init ipc label_file links logging mac_address mem_reservation mem_swappiness
-    memswap_limit models networks oom_kill_disable oom_score_adj pid platform ports post_start pre_stop privileged
+    memswap_limit models networks oom_kill_disable oom_score_adj pid ports post_start pre_stop privileged
     profiles provider
-    pull_policy pull_refresh_after read_only restart runtime scale secrets security_opt shm_size stdin_open storage_opt
+    pull_refresh_after read_only restart runtime scale secrets security_opt shm_size stdin_open storage_opt
     sysctls tmpfs tty ulimits use_api_socket userns_mode uts volumes volumes_from workloads
 """
 _NOT_YET = frozenset(_NOT_YET_WORDS.split())
@@ -40,13 +40,15 @@ def _explain(details: ErrorDetails, model: type[BaseModel], document: Document |
     key = tuple(part for part in details["loc"] if part not in (*SOURCES.values(), "Reference"))
     name = dotted(key)
     owner = _model_at(model, key[:-1])
+    cause = details.get("ctx", {}).get("error")
     match details["type"]:
         case "extra_forbidden":
             what, mend = _unknown(str(key[-1]), owner, name)
         case "missing":
             what, mend = f"{name} is missing", _example(owner, str(key[-1]))
+        case "value_error" if not key:
+            what, mend = str(cause), getattr(cause, "mend", "")
         case _:
-            cause = details.get("ctx", {}).get("error")
             what = f"{name}: {cause if cause is not None else _plain(details)}"
             mend = getattr(cause, "mend", "") or _example(owner, str(key[-1]))
     line = document.line(key) if document else 0

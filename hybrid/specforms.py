@@ -35,6 +35,7 @@ DURATION: Mapping[str, Any] = {"type": "string", "pattern": r"^(0|(([0-9]+(\.[0-
 
 SUITE = re.compile(r"[a-z][a-z0-9-]*")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?")
+PLATFORM = re.compile(r"linux/[a-z0-9_]{1,32}(?:/[a-z0-9.]{1,16})?")
 _VARIABLE = re.compile(r"[^=\0]+")
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _USER = re.compile(r"[^:\s]+(?::[^:\s]+)?")
@@ -241,6 +242,64 @@ def existing_path(value: Any, directory: Path) -> Path:
     except (OSError, ValueError) as error:
         raise Bad(f"{_shown(value)} cannot be looked at: {error}") from None
     raise Bad(f"{_shown(value)} does not exist", f"looked for {path}; relative paths start from the spec's directory")
+
+
+def build(value: Any) -> Any:
+    """Compose's short form, the directory alone, as the long one."""
+    if isinstance(value, str):
+        return {"context": value}
+    if isinstance(value, dict):
+        return {"context": ".", **value}
+    return value
+
+
+def containerfile(context: Path, name: str | None) -> Path:
+    """The file to build: relative to the context; by default what Docker or podman calls it."""
+    if name is not None:
+        return context / name
+    return next((path for path in (context / "Dockerfile", context / "Containerfile") if path.is_file()), context)
+
+
+def check_containerfile(context: Path, name: str | None) -> None:
+    if not context.is_dir():
+        raise Bad(f"{context} is no directory", "give the directory that the Containerfile is built in")
+    if not containerfile(context, name).is_file():
+        raise Bad(f"{context} has no {name or 'Dockerfile or Containerfile'}", "write one, or give `dockerfile: PATH`")
+
+
+def check_image(image: Any, build: Any, pull_policy: str | None) -> None:
+    """Whether there is an image to be had, and what `build` and `pull_policy` say goes with it."""
+    if image is None and build is None:
+        raise Bad("image is missing", "for example `image: docker.io/library/nginx:latest`, or `build: .`")
+    if build is not None and not isinstance(image, str | None):
+        raise Bad(
+            "an image is built or has another source, not both", "with `build`, give `image` a name or leave it out"
+        )
+    if pull_policy == "build" and isinstance(image, str) and build is None:
+        raise Bad("pull_policy: there is nothing to build", "add `build: .`, or write always, missing or never")
+    if pull_policy == "always" and build is not None and image is None:
+        raise Bad("pull_policy: an image without a name cannot be pulled", "add `image: NAME`, or write build")
+
+
+def pull_policy(value: Any) -> Any:
+    """As Compose has it; if_not_present is its other word for missing."""
+    if value == "if_not_present":
+        return "missing"
+    if value not in ("missing", "always", "never", "build"):
+        raise Bad(f"{_shown(value)} is no pull policy", "write missing, always, never or build")
+    return value
+
+
+def platform(value: Any) -> str:
+    if not PLATFORM.fullmatch(text(value)):
+        raise Bad(f"{_shown(value)} is no platform", "write os/architecture: linux/amd64")
+    return str(value)
+
+
+def stage(value: Any) -> str:
+    if not text(value) or value.startswith("-") or any(character.isspace() for character in value):
+        raise Bad(f"{_shown(value)} is no stage", "write the name after AS, or its number in quotes")
+    return str(value)
 
 
 def image(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,17 @@ class _Late:
         self._shown: Progress | None = None
 
     def step(self, text: str) -> None:
+        self._display().step(text)
+
+    def amount(self, text: str, total: int, done: Callable[[], int]) -> None:
+        self._display().amount(text, total, done)
+
+    def _display(self) -> Progress:
         from hybrid.images.progress import shown
 
         if self._shown is None:
             self._shown = self._stack.enter_context(shown())
-        self._shown.step(text)
+        return self._shown
 
 
 @contextmanager

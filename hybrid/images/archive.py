@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tarfile
 from itertools import islice
 from pathlib import Path
 
 from hybrid.errors import ImageError, ToolError
-from hybrid.images import compression, skopeo
+from hybrid.images import compression, skopeo, tarscan
 from hybrid.images.layout import Layout
 from hybrid.images.progress import Progress
 
@@ -22,13 +21,13 @@ def make(path: Path, work: Path, lock: int, progress: Progress) -> Layout:
         source.symlink_to(path)
     else:
         progress.step(f"decompressing {path.name}")
-        _decompress(path, source, lock)
+        _decompress(path, source)
     return skopeo.read(path, f"{_transport(source, path)}:{source}", work, lock, progress)
 
 
-def _decompress(path: Path, target: Path, lock: int) -> None:
+def _decompress(path: Path, target: Path) -> None:
     try:
-        compression.decompress(path, target, lock)
+        compression.decompress(path, target)
     except ToolError as error:
         mend = "save the image again"
         raise ImageError(f"the archive cannot be decompressed: {error.what}", where=str(path), mend=mend) from None
@@ -41,14 +40,15 @@ def _transport(source: Path, path: Path) -> str:
             return "oci"
         raise ImageError("this directory is no OCI layout", where=str(path), mend=f"write rootfs: {path.name}")
     try:
-        with tarfile.open(source, "r:") as tar:
-            names = {member.name.removeprefix("./") for member in islice(tar, _MEMBERS)}
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+        with source.open("rb") as file:
+            members = islice(tarscan.entries(tarscan.Stream(file.read)), _MEMBERS)
+            names = {member.name.removeprefix(b"./") for member in members}
+    except tarscan.Damaged as error:
         mend = "give what docker save or skopeo copy wrote"
         raise ImageError(f"this is no archive: {error}", where=str(path), mend=mend) from None
-    if "manifest.json" in names:
+    if b"manifest.json" in names:
         return "docker-archive"
-    if "oci-layout" in names or "index.json" in names:
+    if b"oci-layout" in names or b"index.json" in names:
         return "oci-archive"
     mend = f"for a root filesystem write rootfs: {path.name}"
     raise ImageError("this archive holds no image", where=str(path), mend=mend)

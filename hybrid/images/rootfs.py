@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hybrid import process
 from hybrid.errors import ImageError, ToolError
+from hybrid.images import tarscan
 from hybrid.images.compression import decompress
 from hybrid.images.layout import Layout, from_tar
 from hybrid.images.progress import Progress
@@ -50,30 +50,31 @@ def make(path: Path, work: Path, lock: int, progress: Progress) -> Layout:
     layer = work / "layer.tar"
     if path.is_dir():
         progress.step(f"packing {path}")
-        _pack(path, layer, lock)
+        pack(path, layer, [lock])
     else:
         progress.step(f"reading {path.name}")
-        _plain(path, layer, lock)
+        _plain(path, layer)
         _check(layer, path)
     return from_tar(work / "layout", layer, created=_CREATED)
 
 
-def _pack(tree: Path, layer: Path, lock: int) -> None:
+def pack(tree: Path, layer: Path, pass_fds: Sequence[int] = ()) -> None:
     """A tar of the tree in a fixed order, with owners, extended attributes and nothing of other mounts."""
-    options = ["--sort=name", "--format=pax", "--numeric-owner", "--one-file-system", "--xattrs", "--xattrs-include=*"]
+    options = ["--sort=name", "--format=pax", "--sparse", "--numeric-owner", "--one-file-system"]
+    options += ["--xattrs", "--xattrs-include=*"]
     headers = "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"
     argv: list[process.Argument] = [process.need("tar"), "-C", tree, *options, headers, "-cf", layer, "."]
     try:
-        watch(argv, lambda line: None, pass_fds=[lock])
+        watch(argv, lambda line: None, pass_fds=pass_fds)
     except ToolError as error:
         mend = "let nothing write to it while it is read, and read it as root"
         raise ImageError(f"the tree cannot be packed: {error.what}", where=str(tree), mend=mend) from None
 
 
-def _plain(path: Path, layer: Path, lock: int) -> None:
+def _plain(path: Path, layer: Path) -> None:
     """The tar at `path`, uncompressed, in `layer`."""
     try:
-        decompress(path, layer, lock)
+        decompress(path, layer)
     except ToolError as error:
         raise ImageError(
             f"the tar cannot be decompressed: {error.what}", where=str(path), mend="make it again"
@@ -84,13 +85,13 @@ def _check(layer: Path, path: Path) -> None:
     """Whether it is a tar at all, and not an image's archive given under the wrong key."""
     mend = "give a tar of a root filesystem, or the directory itself"
     try:
-        with tarfile.open(layer, "r:") as tar:
-            first = tar.next()
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+        with layer.open("rb") as file:
+            first = next((each for each in tarscan.entries(tarscan.Stream(file.read)) if each.name), None)
+    except tarscan.Damaged as error:
         raise ImageError(f"this is no tar: {error}", where=str(path), mend=mend) from None
     if first is None:
         raise ImageError("the tar is empty", where=str(path), mend=mend)
-    if first.name in ("oci-layout", "index.json", "manifest.json", "blobs"):
+    if first.name.rstrip(b"/") in (b"oci-layout", b"index.json", b"manifest.json", b"blobs"):
         raise ImageError(
             "this is an image's archive, not a root filesystem", where=str(path), mend=f"write archive: {path.name}"
         )

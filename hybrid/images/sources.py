@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from hybrid.errors import ImageError
-from hybrid.images import archive, debian, rootfs
-from hybrid.images.layout import Layout, architecture
+from hybrid.home import Home
+from hybrid.images import archive, buildah, debian, manifest, rootfs
+from hybrid.images.layout import Layout
 from hybrid.images.progress import Progress
-from hybrid.spec import ArchiveSource, DebianSource, RootfsSource
+from hybrid.spec import ArchiveSource, BuildSource, DebianSource, RootfsSource
 
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-Source: TypeAlias = "str | DebianSource | RootfsSource | ArchiveSource"
+Made: TypeAlias = "DebianSource | RootfsSource | ArchiveSource | BuildSource"
 
 
-def identify(source: Source) -> tuple[str, str]:
+def identify(source: Made) -> tuple[str, str]:
     """A key that is equal for equal sources, and the words that tell a person what it is."""
     match source:
         case DebianSource():
             packages = sorted(set(source.packages))
-            key = ["debian", source.debian, architecture(), packages]
+            key = ["debian", source.debian, manifest.here().architecture, packages]
             return json.dumps(key), " ".join([f"debian {source.debian}", *packages])
         case RootfsSource():
             return json.dumps(["rootfs", _fingerprint(source.rootfs)]), f"rootfs {source.rootfs}"
         case ArchiveSource():
             return json.dumps(["archive", _fingerprint(source.archive)]), f"archive {source.archive}"
-    raise TypeError(f"{source!r} is not made but pulled")
+        case BuildSource():
+            files = [_fingerprint(source.context), _fingerprint(source.file)]
+            return json.dumps(["build", *files, sorted(source.args.items()), source.target]), f"build {source.context}"
 
 
-def make(source: Source, work: Path, lock: int, progress: Progress) -> Layout:
+def make(source: Made, home: Home, work: Path, lock: int, progress: Progress) -> Layout:
     """Make the image in the directory `work`."""
     match source:
         case DebianSource():
@@ -41,7 +41,8 @@ def make(source: Source, work: Path, lock: int, progress: Progress) -> Layout:
             return rootfs.make(source.rootfs, work, lock, progress)
         case ArchiveSource():
             return archive.make(source.archive, work, lock, progress)
-    raise TypeError(f"{source!r} is not made but pulled")
+        case BuildSource():
+            return buildah.make(source, home, work, lock, progress)
 
 
 def _fingerprint(path: Path) -> str:

@@ -3,7 +3,9 @@
     images/sha256/HEX/rootfs         the tree, never written to
     images/sha256/HEX/manifest.json  as the source gave it
     images/sha256/HEX/config.json    likewise
-    images/sha256/HEX/image.json     where it came from, its size
+    images/sha256/HEX/mtree          what every file of the tree is, by mtree(5)
+    images/sha256/HEX/image.json     where it came from, its size, the digest of mtree
+    images/blobs/sha256/HEX          layers and configs of all images, each once, as they were fetched
     images/names/NAME                the digest that a name stands for ('/' written as '+')
     images/builds/KEY                the digest that a source in a spec was made into
     images/locks/…                   held while a source is fetched or built
@@ -19,25 +21,27 @@ import json
 import os
 import re
 import secrets
-import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hybrid.errors import HybridError, ImageError
 from hybrid.home import Home
-from hybrid.image import Image
-from hybrid.images import config, reference
+from hybrid.image import Image, ImageConfig
+from hybrid.images import config, manifest, reference
+from hybrid.images.blobs import Blobs
 from hybrid.images.names import Names, candidates
 from hybrid.images.progress import Progress, Quiet
-from hybrid.images.tools import disk_full_told
+from hybrid.images.tools import disk_full_told, erase
 from hybrid.store import InstanceStore, locked
-from hybrid.usage import disk_bytes
 
 if TYPE_CHECKING:
     from hybrid.images.layout import Layout
+    from hybrid.images.manifest import Platform
+    from hybrid.images.sources import Made
     from hybrid.spec import Spec
 
 Make: TypeAlias = "Callable[[Path, int, Progress], Layout]"
@@ -54,39 +58,75 @@ class ImageStore:
         self.directory = home.images
         self.names = Names(self.directory / "names")
         self.builds = Names(self.directory / "builds")
+        self.blobs = Blobs(self.directory)
 
     # Getting images
 
     def ensure(self, spec: Spec, progress: Progress | None = None) -> Image:
-        """The image of a spec: the one in the store, else pulled or built now."""
-        if isinstance(spec.image, str):
-            return self._find(spec.image) or self.pull(spec.image, progress)
-        return self._made(spec, progress, again=False)
+        """The image of a spec, had as its pull policy says: by default the one in the store, else pulled or built."""
+        policy = spec.pull_policy or "missing"
+        if (source := spec.made_of) is not None:
+            image = self._made(source, progress, again=policy in ("always", "build"), never=policy == "never")
+            return self._named(image, str(reference.local(spec.image))) if isinstance(spec.image, str) else image
+        assert isinstance(spec.image, str)
+        wanted = manifest.platform(spec.platform) if spec.platform else None
+        found = None if policy == "always" else self._find(spec.image)
+        if found and (wanted is None or _is_for(found, wanted)):
+            return found
+        if policy == "never":
+            raise self._unknown(spec.image, "or leave out `pull_policy: never`")
+        return self.pull(spec.image, progress, wanted)
 
     def build(self, spec: Spec, name: str | None = None, progress: Progress | None = None) -> Image:
-        """Make a spec's image now, even if there is one, and give it `name` (the spec file's, if None)."""
-        chosen = name or (spec.source.stem.lower() if spec.source else None)
-        whole = reference.local(chosen) if chosen else None
-        if isinstance(spec.image, str):
-            image = self.pull(spec.image, progress)
-        else:
-            image = self._made(spec, progress, again=True)
-        return self._named(image, str(whole)) if whole else image
+        """Make a spec's image now, even if there is one, and give it `name`.
 
-    def pull(self, name: str, progress: Progress | None = None) -> Image:
-        """Fetch an image from its registry and name it so. A digest in `name` is verified."""
-        wanted = reference.parse(name)
-        if wanted.registry == reference.LOCAL:
+        Without one it is the spec's own `image`, if that is the name of what is built, else the spec file's.
+        """
+        chosen = name or (spec.source.stem.lower() if spec.source else None)
+        if (source := spec.made_of) is not None:
+            image = self._made(source, progress, again=True)
+            chosen = name or (spec.image if isinstance(spec.image, str) else chosen)
+        else:
+            assert isinstance(spec.image, str)
+            wanted = manifest.platform(spec.platform) if spec.platform else None
+            image = self.pull(spec.image, progress, wanted)
+        return self._named(image, str(reference.local(chosen))) if chosen else image
+
+    def pull(self, name: str, progress: Progress | None = None, wanted: Platform | None = None) -> Image:
+        """Fetch an image from its registry and name it so. A digest in `name` is verified.
+
+        Of several for different machines it is the one for `wanted`, this machine's if None.
+        """
+        whole = reference.parse(name)
+        if whole.registry == reference.LOCAL:
             raise self._unknown(name)
 
         def fetch(work: Path, lock: int, progress: Progress) -> Layout:
             from hybrid.images import skopeo
 
-            return skopeo.fetch(wanted, work, lock, progress)
+            return skopeo.fetch(whole, wanted or manifest.here(), self._has, self.blobs, work, lock, progress)
 
-        with self._making(str(wanted)):
-            image = self._make(fetch, wanted.transport, progress)
-            return self._named(image, str(wanted))
+        with self._making(str(whole)):
+            image = self._make(fetch, whole.transport, progress)
+            return self._named(image, str(whole))
+
+    def push(self, name: str, target: str | None = None, progress: Progress | None = None) -> str:
+        """Send an image to a registry as `target` (as its own name, if None). Its name with its digest."""
+        from hybrid.images import skopeo
+
+        image = self.get(name)
+        wanted = reference.parse(target or next((each for each in candidates(name) if each in image.names), name))
+        if wanted.registry == reference.LOCAL or wanted.digest:
+            mend = f"say where to: hybrid image push {name} REGISTRY/NAME:TAG"
+            raise ImageError(f"{wanted} is no place in a registry", mend=mend)
+        given = (image.directory / "manifest.json").read_bytes()
+        with self.blobs.using(), self._work() as (work, lock):
+            skopeo.push(given, self.blobs, wanted, work, lock, progress or Quiet())
+        return f"{wanted.registry}/{wanted.path}@{image.digest}"
+
+    def tag(self, name: str, new: str) -> Image:
+        """Give an image one more name; another image that had it loses it."""
+        return self._named(self.get(name), str(reference.local(new)))
 
     def get(self, name: str) -> Image:
         """The image of that name, digest, or beginning of a digest; ImageError when there is none."""
@@ -107,25 +147,41 @@ class ImageStore:
         return iter(image for _, image in sorted(images, key=lambda pair: -pair[0]))
 
     def remove(self, name: str) -> None:
-        """Forget a name; with its last name, or when `name` is a digest, remove the image.
+        """Forget a name; with its last name, or when `name` is a digest, remove the image, damaged or not.
 
         ImageError when an instance uses it.
         """
-        image = self.get(name)
-        given = next((each for each in candidates(name) if each in image.names), None)
-        if given and len(image.names) > 1:
+        digest = self._digest(name)
+        if digest is None:
+            raise self._unknown(name)
+        names = tuple(self.names.of(digest))
+        given = next((each for each in candidates(name) if each in names), None)
+        if given and len(names) > 1:
             self.names.forget(given)
             return
-        users = [record.name for record in InstanceStore(self.home) if record.image == image.digest]
+        users = self.users(digest)
         if users:
             raise ImageError(
                 f"image {name} is in use by {', '.join(users)}", mend=f"hybrid rm {' '.join(users)}, then try again"
             )
-        for each in image.names:
+        for each in names:
             self.names.forget(each)
         hidden = self.directory / f".work-{secrets.token_hex(6)}"
-        image.directory.rename(hidden)
+        self._path(digest).rename(hidden)
         _remove(hidden)
+        self.blobs.sweep(self.used_blobs())
+
+    def users(self, digest: str) -> list[str]:
+        """The names of the instances that use an image."""
+        return [record.name for record in InstanceStore(self.home) if record.image == digest]
+
+    def used_blobs(self) -> set[str]:
+        """The digests of all blobs that an image here is made of; of a damaged one as far as can be read."""
+        used: set[str] = set()
+        for path in self.directory.glob("sha256/*/manifest.json"):
+            with suppress(HybridError, OSError):
+                used |= {blob.digest for blob in manifest.parse(path.read_bytes()).blobs}
+        return used
 
     def sweep(self) -> None:
         """Remove what killed processes left half made."""
@@ -135,7 +191,7 @@ class ImageStore:
             for leftover in self.directory.glob(".work-*"):
                 try:
                     with locked(leftover / "lock", wait=False):
-                        shutil.rmtree(leftover)
+                        erase(leftover)
                 except BlockingIOError:
                     continue
                 except FileNotFoundError:
@@ -143,47 +199,59 @@ class ImageStore:
 
     # Making them
 
-    def _made(self, spec: Spec, progress: Progress | None, *, again: bool) -> Image:
+    def _made(self, source: Made, progress: Progress | None, *, again: bool, never: bool = False) -> Image:
         from hybrid.images import sources
 
-        key, title = sources.identify(spec.image)
+        key, title = sources.identify(source)
         build = hashlib.sha256(key.encode()).hexdigest()
         with self._making(key):
             digest = None if again else self.builds.get(build)
             if digest and (image := self._existing(digest)):
                 return image
-            image = self._make(lambda *given: sources.make(spec.image, *given), title, progress)
+            if never:
+                mend = "hybrid image build SPEC, or leave out `pull_policy: never`"
+                raise ImageError(f"the image of {title} is not made yet", mend=mend)
+            image = self._make(lambda *given: sources.make(source, self.home, *given), title, progress)
             self.builds.set(build, image.digest)
             return image
 
     def _make(self, make: Make, title: str, progress: Progress | None) -> Image:
-        """Fetch or build, unpack, and give the result its name in one step. Nothing half made stays."""
-        from hybrid.images import layout
+        """Fetch or build, look through, unpack, and give the result its name in one step. Nothing half made stays."""
+        from hybrid.images import layout, mtree
 
         told = progress or Quiet()
-        with disk_full_told(self.directory), self._work() as (work, lock):
+        with disk_full_told(self.directory), self.blobs.using(), self._work() as (work, lock):
             made = make(work, lock, told)
             if image := self._existing(made.digest):
                 return image
-            _check_platform(made.config, layout.architecture())
+            _check_platform(made.config)
             final = work / "final"
             final.mkdir(mode=0o711)
             told.step("unpacking")
-            layout.unpack(made, final / "rootfs", lock)
+            sizes = layout.unpack(made, final / "rootfs", work, lock)
+            recorded = mtree.write(final / "rootfs", final / "mtree")
             (final / "manifest.json").write_bytes(made.manifest)
             (final / "config.json").write_bytes(made.config)
-            values = {"digest": made.digest, "source": title, "tree_bytes": disk_bytes(final / "rootfs")}
-            (final / "image.json").write_text(json.dumps(values))
+            values = {"digest": made.digest, "source": title, "tree_bytes": recorded.bytes, "mtree": recorded.digest}
+            (final / "image.json").write_text(json.dumps(values | {"layers": sizes, "made": time.time()}))
+            self._keep_blobs(made)
             self._commit(final, made.digest)
             return self._load(made.digest)
+
+    def _keep_blobs(self, made: Layout) -> None:
+        parsed = manifest.parse(made.manifest)
+        self.blobs.add(parsed.config.digest, made.config)
+        if made.blobs != self.blobs.directory:
+            for layer in dict.fromkeys(parsed.layers):
+                self.blobs.take(made.blobs / layer.hex, layer.digest)
 
     def _commit(self, final: Path, digest: str) -> None:
         target = self._path(digest)
         _directory(target.parent)
         try:
             final.rename(target)
-        except OSError:
-            if not (target / "image.json").exists():
+        except OSError:  # another process was quicker
+            if not self._has(digest):
                 raise
 
     @contextmanager
@@ -217,13 +285,21 @@ class ImageStore:
     # Finding them
 
     def _find(self, name: str) -> Image | None:
+        digest = self._digest(name)
+        return self._existing(digest) if digest else None
+
+    def _digest(self, name: str) -> str | None:
+        """The digest of the image that `name` stands for."""
         for each in candidates(name):
-            if (digest := self.names.get(each)) and (image := self._existing(digest)):
-                return image
+            if (digest := self.names.get(each)) and self._has(digest):
+                return digest
         if match := _SHORT.fullmatch(name):
             found = list(self.directory.glob(f"sha256/{match[1]}*"))
-            return self._existing(f"sha256:{found[0].name}") if len(found) == 1 else None
+            return f"sha256:{found[0].name}" if len(found) == 1 else None
         return None
+
+    def _has(self, digest: str) -> bool:
+        return self._path(digest).is_dir()
 
     def _named(self, image: Image, name: str) -> Image:
         self.names.set(name, image.digest)
@@ -233,32 +309,38 @@ class ImageStore:
         return self.directory / digest.replace(":", "/")
 
     def _existing(self, digest: str) -> Image | None:
-        return self._load(digest) if (self._path(digest) / "image.json").exists() else None
+        return self._load(digest) if self._has(digest) else None
+
+    def details(self, image: Image) -> dict[str, Any]:
+        """What the store wrote down of an image when it was made."""
+        values: dict[str, Any] = json.loads((image.directory / "image.json").read_bytes())
+        return values
 
     def _load(self, digest: str) -> Image:
+        """The image of that digest. That its manifest and config are still what the digest says is checked."""
         directory = self._path(digest)
         try:
             values = json.loads((directory / "image.json").read_bytes())
+            told = _verified((directory / "manifest.json").read_bytes(), digest, "manifest")
+            expected = manifest.parse(told).config.digest
             image = Image(
                 digest=digest,
                 directory=directory,
-                config=config.parse((directory / "config.json").read_bytes()),
+                config=config.parse(_verified((directory / "config.json").read_bytes(), expected, "config")),
                 source=str(values["source"]),
                 tree_bytes=int(values["tree_bytes"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, ImageError) as error:
             raise ImageError(
                 f"the image {digest[7:19]} in the store is damaged: {error}",
                 where=str(directory),
-                mend=f"remove {directory} and make the image again",
+                mend=f"hybrid image rm {digest[7:19]}, and make the image again",
             ) from None
         return replace(image, names=tuple(self.names.of(digest)))
 
-    def _unknown(self, name: str) -> ImageError:
-        return ImageError(
-            f"no image is named {name!r} here",
-            mend=f"hybrid image pull {name}, or hybrid image build SPEC; hybrid image ls lists what there is",
-        )
+    def _unknown(self, name: str, more: str = "") -> ImageError:
+        mend = f"hybrid image pull {name}, or hybrid image build SPEC; hybrid image ls lists what there is"
+        return ImageError(f"no image is named {name!r} here", mend=f"{mend}; {more}" if more else mend)
 
 
 @contextmanager
@@ -277,7 +359,7 @@ def _held(path: Path) -> Iterator[int]:
 def _remove(work: Path) -> None:
     """Remove a hidden directory once nobody works in it any more; another process may be quicker."""
     with suppress(FileNotFoundError), locked(work / "lock"):
-        shutil.rmtree(work, ignore_errors=True)
+        erase(work)
 
 
 def _directory(path: Path) -> None:
@@ -286,10 +368,24 @@ def _directory(path: Path) -> None:
         path.mkdir(parents=True, mode=0o711, exist_ok=True)
 
 
-def _check_platform(data: bytes, architecture: str) -> None:
-    found = config.parse(data)
-    if (found.os, found.architecture) != ("linux", architecture):
+def _verified(data: bytes, digest: str, what: str) -> bytes:
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+        raise ValueError(f"its {what} was changed")
+    return data
+
+
+def _platform(found: ImageConfig) -> Platform:
+    return manifest.Platform(found.os, found.architecture)
+
+
+def _is_for(image: Image, wanted: Platform) -> bool:
+    return (image.config.os, image.config.architecture) == (wanted.os, wanted.architecture)
+
+
+def _check_platform(data: bytes) -> None:
+    found = _platform(config.parse(data))
+    if not found.runnable:
         raise ImageError(
-            f"the image is for {found.os}/{found.architecture}, this machine is linux/{architecture}",
+            f"the image is for {str(found)[:40]!r}, this machine is {manifest.here()}",
             mend="use an image for this machine",
         )

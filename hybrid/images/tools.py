@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybrid import process
-from hybrid.errors import ImageError
+from hybrid.errors import ImageError, ToolError
 
 _PR_SET_PDEATHSIG = 1
 _KEPT_LINES = 400
@@ -29,9 +30,18 @@ def alone(argv: Sequence[str]) -> list[str]:
     return [process.need("unshare", "util-linux"), "--pid", "--fork", "--kill-child", "--mount-proc", *argv]
 
 
-def _die_with_parent() -> Callable[[], None]:
+def _setup(largest: int | None) -> Callable[[], None]:
+    """What a program does of itself before it starts: die with this process, write no file larger than `largest`."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    def setup() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if largest is not None:
+            most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            bound = largest if most == resource.RLIM_INFINITY else min(largest, most)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (bound, most))
+
+    return setup
 
 
 def watch(
@@ -42,12 +52,14 @@ def watch(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     stdin: process.Stream = process.DEVNULL,
+    cwd: Path | None = None,
+    largest: int | None = None,
 ) -> None:
     """Run a program to its end, handing each line of its standard error to `line`. ToolError when it fails.
 
     `pass_fds` keeps the lock on the directory it works in held for as long as it lives, should this process
     be killed before it. The program itself is killed with this process. A full disk is the OSError that it
-    would be for this process.
+    would be for this process. `largest` is the most bytes that a file it writes may have.
     """
     kept: deque[bytes] = deque(maxlen=_KEPT_LINES)
     with process.spawn(
@@ -57,7 +69,8 @@ def watch(
         stderr=process.PIPE,
         env={**os.environ, "LC_ALL": "C", **(env or {})},
         pass_fds=pass_fds,
-        setup=_die_with_parent(),
+        cwd=cwd,
+        setup=_setup(largest),
     ) as child:
         assert child.stderr is not None
         for raw in child.stderr:
@@ -71,6 +84,12 @@ def watch(
         if _FULL in error.stderr.lower():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise error
+
+
+def erase(path: Path) -> None:
+    """Remove a tree, however deep its directories are; nothing happens when there is none."""
+    with suppress(ToolError):
+        process.run([process.need("rm", "coreutils"), "-rf", "--", path])
 
 
 @contextmanager

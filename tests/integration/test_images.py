@@ -328,6 +328,10 @@ def test_pull_by_tag_and_digest(store: ImageStore, pushed: str) -> None:
         def step(self, text: str) -> None:
             steps.append(text)
 
+        def amount(self, text: str, total: int, done: Callable[[], int]) -> None:
+            assert total > 0 and done() == 0
+            steps.append(text)
+
     image = store.ensure(for_image(f"{pushed}:1"), Heard())
     assert image.digest == remote_digest(f"{pushed}:1")
     assert image.names == (f"{pushed}:1",) and steps[0] == f"pulling {pushed}:1"
