@@ -18,7 +18,8 @@ from tests.lab.machine import Lab, booted, tail
 TOOLS = ("mmdebstrap", "mke2fs", "qemu-system-x86_64", "qemu-img", "apt-get")
 SPEC = """\
 image: {rootfs: ./tree.tar}
-command: [/bin/busybox, httpd, -f, -p, "8080", -h, /www]
+command: [/bin/busybox, sh, -c, "trap 'exit 0' TERM; busybox httpd -f -p 8080 -h /www & wait"]
+environment: {PATH: /bin}
 healthcheck:
   test: [CMD, /bin/busybox, wget, -q, -O, /dev/null, "http://127.0.0.1:8080/"]
 mem_limit: 192m

@@ -23,7 +23,7 @@ from hybrid.store import locked
 ROOT = Path(__file__).parents[2]
 ANSIBLE = ROOT / "ansible"
 BASE = (
-    *("systemd-sysv", "dbus", "udev", "kmod", "openssh-server", "python3", "python3-apt"),
+    *("systemd-sysv", "dbus", "udev", "kmod", "openssh-server", "procps", "python3", "python3-apt"),
     *("linux-image-cloud-amd64", "initramfs-tools", "zstd"),
 )
 WITHOUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
