@@ -47,7 +47,8 @@ def create(
 
     marks = Marks()
     marks.stamp(Mark.REQUEST)
-    name = name or InstanceStore(home).free_name(_stem(spec, image))
+    if name is None:
+        name = InstanceStore(home).free_name(stem(spec, image))
     process = merge(spec, image, command, name)
     return driver.create(Request(name=name, spec=spec, image=image, process=process, marks=marks))
 
@@ -57,7 +58,7 @@ def kind_of(spec: Spec, asked: Kind | None) -> Kind:
     return asked or spec.isolation or Kind.CONTAINER
 
 
-def _stem(spec: Spec, image: Image) -> str:
+def stem(spec: Spec, image: Image) -> str:
     """What to call an instance that nobody named: after its spec's file or its image."""
     if spec.source is not None:
         name = spec.source.stem

@@ -40,6 +40,7 @@ class Connection:
         self._prepare_root(home)
         become_subreaper()
         with _quiet_log(self.root):
+            _need_libvirt()
             import libvirt
 
             libvirt.registerErrorHandler(lambda _context, _error: None, None)
@@ -94,6 +95,17 @@ class Connection:
         """Remove the root unless a VM that lives on still has its files there."""
         if not any((self.root / "run/qemu").glob("hybrid-*.pid")):
             shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _need_libvirt() -> None:
+    """HostError when the module cannot be imported: it may be there without the library that it wraps."""
+    try:
+        import libvirt  # noqa: F401
+    except ImportError as error:
+        raise HostError(
+            f"libvirt-python cannot be used: {error}",
+            mend="apt-get install libvirt-dev gcc, then pip install --force-reinstall --no-binary :all: libvirt-python",
+        ) from None
 
 
 _connection: Connection | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,13 @@ import typer
 from hybrid.errors import HybridError, NotReadyError, SpecError, ToolError
 
 _TAIL_LINES = 20
+_FULL = "free some space, or set HYBRID_HOME to a place that has more"
+_CLOSED = "set HYBRID_HOME to a folder that you may write to, or run it as root"
+_MENDS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR), _CLOSED),
+}
+"""Where the file system says no, it is about our own files: these errors come up anywhere in the code."""
 
 
 def report(error: Exception, words: Sequence[str]) -> int:
@@ -29,7 +37,7 @@ def report(error: Exception, words: Sequence[str]) -> int:
         return error.exit_code if running else 1
     if os.environ.get("HYBRID_DEBUG"):
         raise error
-    _say([_unexpected(error)])
+    _say(_unexpected(error))
     return 125 if running else 1
 
 
@@ -67,15 +75,18 @@ def _usage(error: typer.TyperException) -> Iterator[str]:
         yield f"  mend {context.command_path} --help says how"
 
 
-def _unexpected(error: Exception) -> str:
-    """One line for what should not have happened; HYBRID_DEBUG shows the rest."""
-    if isinstance(error, OSError) and error.strerror:
-        place = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
-        return f"hybrid: {error.strerror}{place} (HYBRID_DEBUG=1 shows where it came from)"
-    return f"hybrid: {type(error).__name__}: {error} (a bug; HYBRID_DEBUG=1 shows where it came from)"
+def _unexpected(error: Exception) -> Iterator[str]:
+    """What nobody foresaw where it happened. HYBRID_DEBUG shows where that was."""
+    if not isinstance(error, OSError) or not error.strerror:
+        yield f"hybrid: {type(error).__name__}: {error} (a bug; HYBRID_DEBUG=1 shows where it came from)"
+        return
+    yield f"hybrid: {error.strerror}"
+    if error.filename is not None:
+        yield f"  at   {os.fsdecode(error.filename)}"
+    yield f"  mend {_MENDS.get(error.errno or 0, 'HYBRID_DEBUG=1 shows where it came from')}"
 
 
-def _say(text: Iterator[str] | list[str]) -> None:
+def _say(text: Iterator[str]) -> None:
     sys.stdout.flush()
     for line in text:
         print(printable(line), file=sys.stderr)

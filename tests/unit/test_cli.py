@@ -138,9 +138,10 @@ def test_exit_codes_are_dockers_for_run_alone(capsys: pytest.CaptureFixture[str]
 def test_the_unexpected_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert errors.report(ZeroDivisionError("oops"), ["ps"]) == 1
     assert errors.report(OSError(28, "No space left on device", "/x"), ["run"]) == 125
-    first, second = capsys.readouterr().err.splitlines()
+    first, *others = capsys.readouterr().err.splitlines()
     assert first == "hybrid: ZeroDivisionError: oops (a bug; HYBRID_DEBUG=1 shows where it came from)"
-    assert second.startswith("hybrid: No space left on device: /x")
+    assert others[:2] == ["hybrid: No space left on device", "  at   /x"]
+    assert others[2].startswith("  mend free some space")
     monkeypatch.setenv("HYBRID_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         errors.report(ZeroDivisionError("oops"), ["ps"])
