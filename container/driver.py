@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from container import bundle, mounts, runtime, seccomp
-from container.execs import Execs
 from container.instance import ContainerInstance
 from container.local import process_values
 from container.mounts import IdMap
+from container.procevents import ProcessEvents
 from hybrid import cgroups, process
 from hybrid.driver import Kind, Problem, Request
 from hybrid.errors import HostError, HybridError
@@ -30,8 +30,6 @@ _ID_BASE = 2_000_000_000
 Above what useradd hands out to users and below what systemd reserves, so no user's own range overlaps.
 """
 _IDS = 65536
-_SMALLEST_MEMORY = 6 << 20
-"""Docker's own bound: with less, a runtime cannot even start the command."""
 _OPEN_FILES = (1024, 1 << 20)
 """Soft and hard limit of open files, as systemd's and Docker's defaults have them; never above our own."""
 
@@ -51,8 +49,8 @@ class ContainerDriver:
 
     def warnings(self) -> Sequence[Problem]:
         if os.geteuid() == 0:
-            with Execs() as execs:
-                if not execs.listens():
+            with ProcessEvents() as events:
+                if not events.listens():
                     what = "the kernel does not tell when a command is executed: the mark may come some ms late"
                     return [Problem(what, "run in the host's own network and pid namespaces, with CAP_NET_ADMIN")]
         return []
@@ -73,12 +71,10 @@ class ContainerDriver:
     def create(self, request: Request) -> ContainerInstance:
         spec, id = request.spec, new_id()
         chosen = runtime.choose(spec.container.runtime, self._state)
-        if spec.mem_limit is not None and spec.mem_limit < _SMALLEST_MEMORY:
-            raise HybridError(
-                f"mem_limit {spec.mem_limit} is less than the {_SMALLEST_MEMORY >> 20} MiB that a container needs",
-                mend="raise mem_limit",
-            )
         ids = id_map() if spec.container.userns else None
+        rules = seccomp.load(bundle.CAPABILITIES)
+        kept = chosen.filter_file(rules)
+        compiled = kept.read_bytes() if kept.exists() else b""
         store = InstanceStore(self._home)
         final = store.path(request.name)
         _reachable(final.parent)
@@ -90,7 +86,8 @@ class ContainerDriver:
                 ids=ids,
                 open_files=open_files(),
                 swap=cgroups.limits_swap(cgroups.tree()),
-                seccomp=seccomp.load(bundle.CAPABILITIES),
+                seccomp=rules,
+                compiled=compiled,
             )
             config = bundle.runtime_config(spec, request.process, place)
             (directory / "config.json").write_text(json.dumps(config))
@@ -104,6 +101,7 @@ class ContainerDriver:
                     runtime=chosen.path,
                     runtime_root=str(chosen.root),
                     ids=None if ids is None else [ids.base, ids.size],
+                    filter=None if compiled else str(kept),
                 )
             )
         request.marks.stamp(Mark.CREATE)
@@ -198,7 +196,7 @@ def _need_overlay() -> None:
 
 
 def _need_user_namespace() -> None:
-    os.close(mounts.user_namespace(id_map()))
+    mounts.user_namespace(id_map())
 
 
 def _need_cgroups() -> None:

@@ -22,9 +22,9 @@ from container import enter, mounts
 from container.bundle import hosts
 from container.driver import needs, new_record, open_files
 from container.enter import Plan
-from container.execs import Execs
 from container.local import LocalInstance, saved_process
 from container.mounts import Layers
+from container.procevents import ProcessEvents
 from hybrid import cgroups, health, process
 from hybrid.driver import Kind, Problem, Request, Stdio
 from hybrid.errors import CommandError, HybridError, NotReadyError
@@ -105,10 +105,10 @@ class HostInstance(LocalInstance):
 
     def _launch(self, stdio: Stdio | None) -> None:
         self.cgroup.create()
-        with Execs() as execs:
+        with ProcessEvents() as events:
             mounts.private(self._run_detached if stdio is None else partial(self._run, stdio))
             # A detached command's process runs the interpreter first, and the command after it.
-            at = execs.nth(self._record.engine["pid"], 1 if stdio is None else 0)
+            at = events.nth(self._record.engine["pid"], 1 if stdio is None else 0)
         self._marks.stamp(Mark.ENTRYPOINT, at)
         self._save(starting=False)
 

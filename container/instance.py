@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from container import mounts
-from container.execs import Execs
 from container.local import LocalInstance
 from container.mounts import IdMap, Layers
+from container.procevents import ProcessEvents
 from container.runtime import Runtime, exec_spec, failure
 from hybrid import cgroups, health, process
 from hybrid.driver import Kind, Stdio
@@ -32,7 +32,7 @@ class ContainerInstance(LocalInstance):
 
     def __init__(self, record: Record, marks: Marks | None = None) -> None:
         super().__init__(record, marks)
-        self._execs: Execs | None = None
+        self._events: ProcessEvents | None = None
 
     @property
     def runtime(self) -> Runtime:
@@ -57,24 +57,17 @@ class ContainerInstance(LocalInstance):
             (self.directory / name).unlink(missing_ok=True)
         self.runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         process.become_subreaper()
-        self._execs = Execs()
+        self._events = ProcessEvents()
         try:
-            userns = self._user_namespace()
-            try:
-                self._in_root(userns, self._run_detached if stdio is None else partial(self._run, stdio))
-            finally:
-                if userns is not None:
-                    os.close(userns)
+            self._in_root(self._run_detached if stdio is None else partial(self._run, stdio))
         except BaseException:
-            self._execs.close()
+            self._events.close()
             raise
 
-    def _user_namespace(self) -> int | None:
-        ids = self._record.engine["ids"]
-        return None if ids is None else mounts.user_namespace(IdMap(*ids))
-
-    def _in_root(self, userns: int | None, work: Callable[[], None]) -> None:
+    def _in_root(self, work: Callable[[], None]) -> None:
         """Do `work` where the root filesystem is mounted and the runtime finds control groups it knows."""
+        ids = self._record.engine["ids"]
+        userns = None if ids is None else mounts.user_namespace(IdMap(*ids))
 
         def prepared() -> None:
             mounts.mount_root(self.layers, userns)
@@ -96,7 +89,7 @@ class ContainerInstance(LocalInstance):
         return ("--bundle", str(self.directory), "--pid-file", str(self.directory / "pid"))
 
     def _settle(self, timeout: float | None) -> None:
-        assert self._child is not None and self._execs is not None
+        assert self._child is not None and self._events is not None
         handle = os.pidfd_open(self._child.pid)
         try:
             if not process.ended(handle, timeout):
@@ -108,18 +101,25 @@ class ContainerInstance(LocalInstance):
         leader = self._child.pid
         cpu = self._finish()
         self._await_execution(int((self.directory / "pid").read_text()), timeout)
-        self._save(starting=False, launch_cpu=cpu + process.reap_group(leader))
+        self._save(starting=False, launch_cpu=cpu + self._reap_workers(leader))
 
     def _await_execution(self, pid: int, timeout: float | None = None) -> None:
         """The runtime has done its work: note what it left running, and when the kernel executed the command."""
-        assert self._execs is not None
+        assert self._events is not None
         self._note(pid=pid, started=process.start_time(pid))
-        at = self._execs.wait(pid, timeout)
-        listens = self._execs.listens()
-        self._execs.close()
-        if at is None and listens:
+        at = self._events.wait(pid, timeout)
+        if at is None and self._events.listens():
             raise self._gave_up(executing=True)
         self._marks.stamp(Mark.ENTRYPOINT, at)
+        if (file := self._record.engine["filter"]) is not None:
+            self.runtime.keep_filter(self._record.id, Path(file))
+
+    def _reap_workers(self, launched: int) -> float:
+        """Wait for what the runtime forked and left to us, all but the command; the CPU seconds of those."""
+        assert self._events is not None
+        workers = [pid for pid in self._events.descendants(launched) if pid != self._record.engine["pid"]]
+        self._events.close()
+        return sum(process.reap_adopted(pid, 1.0) for pid in workers)
 
     def _gave_up(self, *, executing: bool = False) -> HybridError:
         """The runtime's failure in its own words; what it left is removed.
@@ -158,6 +158,7 @@ class ContainerInstance(LocalInstance):
         monitor = int((self.directory / "conmon.pid").read_text())
         self._note(monitor_pid=monitor, monitor_started=process.start_time(monitor), monitor_name="conmon")
         self._await_execution(pid)
+        self._release()
         self._save(starting=False, launch_cpu=cpu)
 
     def _finish(self) -> float:
@@ -203,6 +204,9 @@ class ContainerInstance(LocalInstance):
         return self.runtime.execute(self._record.id, exec_spec(config, argv), self.directory, timeout)
 
     def _forget(self) -> None:
-        if self._execs is not None:
-            self._execs.close()
         self.runtime.delete(self._record.id)
+
+    def _release(self) -> None:
+        super()._release()
+        if self._events is not None:
+            self._events.close()

@@ -88,7 +88,8 @@ class LocalInstance(ABC):
             if self.status().state is State.RUNNING:
                 raise InstanceError(f"{self._record.name} is running", mend=f"hybrid stop {self._record.name}")
             try:
-                self._clear()
+                if "boot" in self._record.engine:
+                    self._clear()
                 self._save(starting=True, boot=evidence.boot_id())
                 self._attached = stdio is not None
                 if stdio is not None:
@@ -182,13 +183,12 @@ class LocalInstance(ABC):
         errors: list[Exception] = []
         try:
             with locked(self.directory / "lock"):
-                if self.directory.exists():  # else another process removed it while we waited for the lock
-                    _try(errors, self._clear)
-                    if not errors:  # the directory is how the next attempt finds what is left
-                        _try(errors, lambda: remove_directory(self.directory))
-        except FileNotFoundError:
-            pass
-        self._release()
+                _try(errors, self._clear)
+                # The directory is how the next attempt finds what could not be removed by this one.
+                if not errors and self.directory.exists():
+                    _try(errors, lambda: remove_directory(self.directory))
+        except FileNotFoundError:  # removed by another process: what is left are children of this one
+            _try(errors, self._clear)
         if errors:
             raise errors[0]
         self._marks.stamp(Mark.GONE)
@@ -337,6 +337,7 @@ class LocalInstance(ABC):
                 self._borrowed.append((os.dup(descriptor), status.st_uid, status.st_gid))
 
     def _release(self) -> None:
+        """Give up what this process holds of a run: the caller's files go back to their owners."""
         while self._borrowed:
             descriptor, uid, gid = self._borrowed.pop()
             with contextlib.suppress(OSError):

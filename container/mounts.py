@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -167,29 +167,38 @@ def _idmapped(path: Path, userns: int) -> int:
     return tree
 
 
+@cache
 def user_namespace(ids: IdMap) -> int:
-    """A file descriptor of a new user namespace with this id mapping; the caller closes it."""
+    """A file descriptor of a user namespace with this id mapping. It is this process's for good: not to be closed."""
     released, release = os.pipe2(os.O_CLOEXEC)
     made, making = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _live_in_user_namespace(making, released, release)
-    try:
+    with ExitStack() as stack:
+        stack.callback(os.close, released)
+        stack.callback(os.close, made)
+        pid = os.fork()
+        if pid == 0:
+            _live_in_user_namespace(making, released, release)
+        stack.callback(os.waitpid, pid, 0)
+        stack.callback(os.close, release)
         os.close(making)
-        making = -1
         if code := int(os.read(made, 16) or str(errno.EAGAIN)):
             raise HostError(
                 f"the kernel refuses a user namespace: {os.strerror(code)}",
                 mend="raise /proc/sys/user/max_user_namespaces, or set container.userns to false",
             )
+        _map(pid, ids)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _map(pid: int, ids: IdMap) -> None:
+    try:
         for name in ("gid_map", "uid_map"):
             Path(f"/proc/{pid}/{name}").write_text(f"0 {ids.base} {ids.size}\n")
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    finally:
-        for descriptor in (released, release, made, making):
-            if descriptor >= 0:
-                os.close(descriptor)
-        os.waitpid(pid, 0)
+    except OSError as error:
+        raise HostError(
+            f"the ids {ids.base} to {ids.base + ids.size - 1} cannot be a user namespace's: {error.strerror}",
+            mend="give `hybrid` a range of 65536 ids of this host in /etc/subuid, or set container.userns to false",
+        ) from None
 
 
 def _live_in_user_namespace(making: int, released: int, release: int) -> None:
@@ -262,13 +271,12 @@ def _check(result: int, what: str) -> int:
 
 def check_idmapped(path: Path) -> None:
     """HostError when the kernel has no id-mapped mounts for the file system of a directory."""
-    with ExitStack() as stack:
-        userns = stack.enter_context(_closing(user_namespace(IdMap(0))))
-        try:
-            private(lambda: os.close(_idmapped(path, userns)))
-        except OSError as error:
-            raise HostError(
-                f"the kernel has no id-mapped mounts here: {error.strerror}",
-                where=str(path),
-                mend="use Linux 5.19 or newer and a home on ext4, xfs or btrfs, or set container.userns to false",
-            ) from None
+    userns = user_namespace(IdMap(0))
+    try:
+        private(lambda: os.close(_idmapped(path, userns)))
+    except OSError as error:
+        raise HostError(
+            f"the kernel has no id-mapped mounts here: {error.strerror}",
+            where=str(path),
+            mend="use Linux 5.19 or newer and a home on ext4, xfs or btrfs, or set container.userns to false",
+        ) from None

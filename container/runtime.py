@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from container.mounts import hide, private
 from hybrid import cgroups, process
 from hybrid.errors import CommandError, HostError, HybridError
 from hybrid.health import Outcome
+from hybrid.store import write_atomically
 
 T = TypeVar("T")
 
@@ -47,6 +49,21 @@ class Runtime:
         """Its name and version, in its own words."""
         first = process.run([self.path, "--version"]).decode(errors="replace").splitlines()[:1]
         return first[0].strip() if first else self.name
+
+    def filter_file(self, rules: Mapping[str, Any]) -> Path:
+        """Where the filter program that this runtime makes of these rules is kept, once it has made one.
+
+        Compiling takes it some 15 ms each time. Only crun shows what it made, and takes it again.
+        """
+        own = Path(self.path).stat()
+        what = json.dumps([rules, self.path, own.st_size, own.st_mtime_ns], sort_keys=True)
+        return self.root.parent / f"{hashlib.sha256(what.encode()).hexdigest()}.bpf"
+
+    def keep_filter(self, id: str, file: Path) -> None:
+        """Keep the filter program of a running container for later ones with the same rules."""
+        with contextlib.suppress(FileNotFoundError):
+            if program := (self.root / id / "seccomp.bpf").read_bytes():
+                write_atomically(file, program)
 
     def delete(self, id: str) -> None:
         """Kill what is left of a container and forget it. Nothing happens when it is not known."""

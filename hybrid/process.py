@@ -169,14 +169,20 @@ def disown(child: Child) -> None:
     child.returncode = 0
 
 
-def reap_group(leader: int) -> float:
-    """Wait for the children of ours that a launched session leader has left in its process group; their CPU seconds."""
-    seconds = 0.0
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            _, _, usage = os.wait4(-leader, 0)
-            seconds += usage.ru_utime + usage.ru_stime
-    return seconds
+def reap_adopted(pid: int, timeout: float) -> float:
+    """Wait for a child that this process did not start itself, if it is one; its CPU seconds, once it has ended."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        handle = os.pidfd_open(pid)
+    except (ChildProcessError, ProcessLookupError):
+        return 0.0
+    try:
+        if not ended(handle, timeout):
+            return 0.0
+        usage = os.wait4(pid, 0)[2]
+        return usage.ru_utime + usage.ru_stime
+    finally:
+        os.close(handle)
 
 
 def bounded(child: Child, timeout: float, give_up: Callable[[], None] | None = None) -> int | None:
@@ -196,7 +202,6 @@ def bounded(child: Child, timeout: float, give_up: Callable[[], None] | None = N
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         reap(child)
-        reap_group(child.pid)
     code = child.returncode
     return None if not in_time else code if code >= 0 else 128 - code
 

@@ -99,7 +99,7 @@ class Attached:
     def __enter__(self) -> tuple[Instance, Callable[[Instance], Result]]:
         self.out, self.err = (os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for path in self.paths)
         self.reads, writes = (-1, -1) if self.stdin is None else os.pipe()
-        self.feeder = threading.Thread(target=self._feed, args=(writes,))
+        self.feeder = threading.Thread(target=self._feed, args=(writes,), daemon=True)
         self.feeder.start()
         try:
             self.instance.start(Stdio(self.reads, self.out, self.err))
@@ -112,7 +112,7 @@ class Attached:
         for descriptor in (self.out, self.err, self.reads):
             if descriptor >= 0:
                 os.close(descriptor)
-        self.feeder.join()
+        self.feeder.join(10)  # a driver that keeps the pipe open and does not read it must not hang the suite
 
     def _feed(self, writes: int) -> None:
         if self.stdin is not None:
