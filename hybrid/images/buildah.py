@@ -36,12 +36,21 @@ def make(source: BuildSource, home: Home, work: Path, lock: int, progress: Progr
     lines: list[str] = []
 
     def line(text: str) -> None:
-        lines.append(text[:500])
+        lines.append(text)
         if match := _STEP.fullmatch(text):
             progress.step(f"{told}: {match[1]} {match[2][:60]}")
 
     base = _base(home, work)
-    build = [*base, "build", "--isolation=chroot", "--layers", "--format=docker", "--pull=false", "--network=host"]
+    build = [
+        *base,
+        "build",
+        "--isolation=chroot",
+        "--layers",
+        "--force-rm",
+        "--format=docker",
+        "--pull=false",
+        "--network=host",
+    ]
     build += [f"--iidfile={work / 'built'}", f"--file={source.file}", *_options(source), str(source.context)]
     try:
         watch(alone(["sh", "-c", 'exec "$@" >&2', "sh", *build]), line, env=env, pass_fds=[lock])
@@ -103,16 +112,20 @@ _UNQUALIFIED = 'unqualified-search-registries = ["docker.io"]'
 
 
 def _explain(source: BuildSource, error: ToolError, lines: list[str]) -> ImageError:
-    """Buildah's last words that say what failed, and the step at which it did."""
-    said = [each for each in lines if re.match(r"(?i)(error|\S+: .*error)|Error:", each)]
-    cause = (said or [line for line in lines if line.strip()] or [error.what])[-1]
-    cause = re.sub(r"^(Error|error): ", "", cause)
-    step = next((each for each in reversed(lines) if _STEP.fullmatch(each)), "")
-    before = lines[-2] if len(lines) > 1 and not _STEP.fullmatch(lines[-2]) else ""
-    at = f" at {step}" if step else ""
-    more = f" ({before.strip()[:200]})" if before and before not in cause else ""
+    """Buildah's last words, the step at which it failed, and what that step said last."""
+    said = [line.strip() for line in lines if line.strip()]
+    at = max((number for number, line in enumerate(said) if _STEP.fullmatch(line)), default=-1)
+    last = said[-1] if said else error.what
+    cause = re.sub(r"^error: ", "", re.sub(r"^.*msg=", "", last), flags=re.IGNORECASE)
+    if len(cause) > 400:
+        cause = f"… {cause[-400:]}"
+    step = f" at {said[at]}" if at >= 0 else ""
+    words = (
+        [line for line in said[at + 1 : -1] if not line.startswith(("-->", "Trying to pull"))][-1:] if at >= 0 else []
+    )
+    heard = f" ({words[0][:200]})" if words else ""
     return ImageError(
-        f"the Containerfile cannot be built{at}: {cause[:400]}{more}",
+        f"the Containerfile cannot be built{step}: {cause}{heard}",
         where=str(source.file),
         mend="mend the step, or try it by hand with buildah build",
     )

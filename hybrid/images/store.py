@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +135,10 @@ class ImageStore:
             raise self._unknown(name)
         return image
 
+    def has(self, name: str) -> bool:
+        """Whether there is an image of that name, or digest, damaged or not."""
+        return self._digest(name) is not None
+
     def __iter__(self) -> Iterator[Image]:
         """Every image, the last one first."""
         directories = self.directory.glob("sha256/*") if self.directory.exists() else []
@@ -175,12 +179,13 @@ class ImageStore:
         """The names of the instances that use an image."""
         return [record.name for record in InstanceStore(self.home) if record.image == digest]
 
-    def used_blobs(self) -> set[str]:
-        """The digests of all blobs that an image here is made of; of a damaged one as far as can be read."""
+    def used_blobs(self, images: Collection[str] | None = None) -> set[str]:
+        """The digests of the blobs that these images, or all, are made of; of a damaged one as far as can be read."""
         used: set[str] = set()
         for path in self.directory.glob("sha256/*/manifest.json"):
-            with suppress(HybridError, OSError):
-                used |= {blob.digest for blob in manifest.parse(path.read_bytes()).blobs}
+            if images is None or f"sha256:{path.parent.name}" in images:
+                with suppress(HybridError, OSError):
+                    used |= {blob.digest for blob in manifest.parse(path.read_bytes()).blobs}
         return used
 
     def sweep(self) -> None:
