@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from hybrid.driver import Driver, Instance, Kind
 from hybrid.home import Home
 from hybrid.store import Record
+
+if TYPE_CHECKING:
+    from hybrid.image import Image, Process
+    from hybrid.images.export import Format
+    from hybrid.images.progress import Progress
+    from hybrid.spec import Spec
 
 
 def driver(kind: Kind, home: Home) -> Driver:
@@ -32,3 +41,20 @@ def all_drivers(home: Home) -> dict[Kind, Driver]:
 def open_instance(record: Record, home: Home) -> Instance:
     """The instance that a record describes, made by whichever process."""
     return driver(record.kind, home).open(record)
+
+
+def export_disk(
+    spec: Spec,
+    image: Image,
+    process: Process,
+    size: int,
+    name: str,
+    form: Format,
+    target: Path,
+    home: Home,
+    progress: Progress,
+) -> None:
+    """Write a disk of `size` bytes that boots `process` by itself to `target`; scratch files stay beside it."""
+    from vm.appliance import Appliance, export
+
+    export(Appliance(name, spec, image, process, size), form, target, home, progress)

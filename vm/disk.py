@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hybrid.errors import HostError, ToolError
@@ -39,14 +40,27 @@ def make_ext4(tree: Path, path: Path) -> None:
     """
     with path.open("wb") as file:
         file.truncate(SIZE)
+    write_ext4(tree, path, size=SIZE)
+
+
+def write_ext4(
+    tree: Path, path: Path, *, size: int, offset: int = 0, identity: str | None = None, epoch: int | None = None
+) -> None:
+    """Write `tree` to a new ext4 file system of `size` bytes, `offset` bytes into an existing file.
+
+    `identity`, a UUID, and `epoch`, in seconds, take the place of what would be random and of the time now.
+    """
+    options = f"lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0,offset={offset}"
+    fixed = [] if identity is None else ["-U", identity]
     try:
         run(
             [
                 need("mke2fs", "e2fsprogs"),
-                *("-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=8"),
-                *("-E", "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0"),
-                *("-d", tree, path),
-            ]
+                *("-q", "-F", "-t", "ext4", "-m", "0", "-J", "size=8", *fixed),
+                *("-E", options if identity is None else f"{options},hash_seed={identity}"),
+                *("-d", tree, path, f"{size >> 10}k"),
+            ],
+            env=None if epoch is None else {**os.environ, "E2FSPROGS_FAKE_TIME": str(epoch)},
         )
     except ToolError as error:
         if "No space left" in error.stderr or "short write" in error.stderr:

@@ -12,13 +12,18 @@
  *   hybrid.stdin        the bytes of the command's standard input
  *   hybrid.stdout, hybrid.stderr   the bytes it writes
  *
- * /config is a sequence of NUL-terminated "key=value" strings; vm/guest.py writes it.
+ * /config is a sequence of NUL-terminated "key=value" strings; vm/initramfs.py writes it.
+ *
+ * An exported disk boots this same init where nobody listens at those ports ("standalone"): it finds
+ * the root by its partition's name, says events and output on the consoles, and the machine's power
+ * button is the stop signal.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/input.h>
 #include <linux/netlink.h>
 #include <net/if.h>
 #include <sched.h>
@@ -44,56 +49,91 @@
 
 #define LIST_MAX 4096
 #define NEVER (-1LL)
+#define DISK_SECONDS 60 /* from one of the kernel's news to the next while the root is missing */
+#define READING_SECONDS 15 /* a failure stays on the screen before it goes dark */
 
 static struct {
     char *argv[LIST_MAX], *env[LIST_MAX], *probe[LIST_MAX];
     gid_t groups[LIST_MAX];
     size_t argc, envc, probec, groupc;
-    const char *executable, *cwd, *hostname, *disk;
+    const char *executable, *cwd, *hostname, *disk, *partition;
     uid_t uid;
     gid_t gid;
     long probe_interval, probe_timeout; /* ms */
-    int has_stdin;
+    int has_stdin, standalone, stop_signal;
+    long stop_timeout; /* ms */
 } config;
 
-static int events = -1;
+/* Where something is written to: one port of the host's or, standalone, both consoles. */
+struct sink {
+    int fds[2];
+};
 
-static void say(const char *format, ...)
+static struct sink events = {{-1, -1}};
+static char last_written = '\n';
+
+static void write_all(int fd, const char *data, size_t length)
 {
-    char line[2048];
-    va_list args;
-    va_start(args, format);
-    int length = vsnprintf(line, sizeof line - 1, format, args);
-    va_end(args);
-    if (length < 0 || events < 0)
-        return;
-    if ((size_t)length > sizeof line - 2)
-        length = sizeof line - 2;
-    line[length++] = '\n';
-    for (int done = 0; done < length;) {
-        ssize_t n = write(events, line + done, length - done);
+    while (length) {
+        ssize_t n = write(fd, data, length);
+        if (n < 0 && errno == EINTR)
+            continue;
         if (n <= 0)
             return;
-        done += n;
+        data += n;
+        length -= n;
     }
 }
 
-static void say_hex(const char *key, const char *data, size_t length)
+static void write_to(const struct sink *sink, const char *data, size_t length)
+{
+    for (int i = 0; i < 2; i++)
+        if (sink->fds[i] >= 0)
+            write_all(sink->fds[i], data, length);
+    if (length)
+        last_written = data[length - 1];
+}
+
+/* On a console an event is a line of its own, and not to be taken for the command's output. */
+static void say(const char *format, ...)
+{
+    char line[2048];
+    const char *prefix = !config.standalone ? "" : last_written == '\n' ? "hybrid: " : "\nhybrid: ";
+    int start = snprintf(line, sizeof line, "%s", prefix);
+    va_list args;
+    va_start(args, format);
+    int length = vsnprintf(line + start, sizeof line - 1 - start, format, args);
+    va_end(args);
+    if (length < 0)
+        return;
+    length += start;
+    if ((size_t)length > sizeof line - 2)
+        length = sizeof line - 2;
+    line[length++] = '\n';
+    write_to(&events, line, length);
+}
+
+/* What a program wrote: the host is told it in hex, a person in what can be printed of it. */
+static void say_data(const char *key, const char *data, size_t length)
 {
     static const char digits[] = "0123456789abcdef";
-    char hex[1025];
+    char text[1025];
     size_t n = 0;
-    for (size_t i = 0; i < length && n + 2 < sizeof hex; i++) {
-        hex[n++] = digits[(unsigned char)data[i] >> 4];
-        hex[n++] = digits[(unsigned char)data[i] & 15];
-    }
-    hex[n] = 0;
-    say("%s %s", key, hex);
+    for (size_t i = 0; i < length && n + 2 < sizeof text; i++)
+        if (config.standalone)
+            text[n++] = data[i] >= ' ' && data[i] <= '~' ? data[i] : ' ';
+        else {
+            text[n++] = digits[(unsigned char)data[i] >> 4];
+            text[n++] = digits[(unsigned char)data[i] & 15];
+        }
+    text[n] = 0;
+    say("%s %s", key, text);
 }
 
 static void power_off(void)
 {
-    tcdrain(events);
+    tcdrain(events.fds[0]);
+    tcdrain(events.fds[1]);
     reboot(RB_POWER_OFF);
     for (;;)
         pause();
@@ -102,7 +142,10 @@ static void power_off(void)
 static void die(const char *what)
 {
     say("failed %s: %s", what, strerror(errno));
-    dprintf(2, "hybrid init: %s: %s\n", what, strerror(errno));
+    if (config.standalone)
+        sleep(READING_SECONDS);
+    else
+        dprintf(2, "hybrid init: %s: %s\n", what, strerror(errno));
     power_off();
 }
 
@@ -163,33 +206,44 @@ static void read_config(void)
         else if (KEY("cwd")) config.cwd = value;
         else if (KEY("hostname")) config.hostname = value;
         else if (KEY("disk")) config.disk = value;
+        else if (KEY("partition")) config.partition = value;
         else if (KEY("uid")) config.uid = strtoul(value, 0, 10);
         else if (KEY("gid")) config.gid = strtoul(value, 0, 10);
         else if (KEY("probe_interval")) config.probe_interval = strtol(value, 0, 10);
         else if (KEY("probe_timeout")) config.probe_timeout = strtol(value, 0, 10);
         else if (KEY("stdin")) config.has_stdin = *value == '1';
+        else if (KEY("standalone")) config.standalone = *value == '1';
+        else if (KEY("stop_signal")) config.stop_signal = atoi(value);
+        else if (KEY("stop_timeout")) config.stop_timeout = strtol(value, 0, 10);
 #undef KEY
     }
 }
 
 /* ---- the machine ---------------------------------------------------------------------- */
 
-static void load_modules(void)
+/* Loads FOLDER/00.ko and on. A driver may refuse, since its hardware is not there; other modules may not. */
+static void load_modules(const char *folder, int may_refuse)
 {
     char path[32];
     for (int i = 0;; i++) {
-        snprintf(path, sizeof path, "/modules/%02d.ko", i);
+        snprintf(path, sizeof path, "%s/%02d.ko", folder, i);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
         if (fd < 0)
             return;
-        if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST)
+        if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST && !may_refuse)
             die(path);
         close(fd);
         unlink(path); /* its memory is the guest's */
     }
 }
 
-static int open_events(void)
+static struct sink open_consoles(void)
+{
+    const int flags = O_WRONLY | O_NOCTTY | O_CLOEXEC;
+    return (struct sink){{open("/dev/tty0", flags), open("/dev/ttyS0", flags)}};
+}
+
+static struct sink open_events(void)
 {
     int fd = open("/dev/ttyS1", O_WRONLY | O_NOCTTY | O_CLOEXEC);
     struct termios settings;
@@ -198,10 +252,10 @@ static int open_events(void)
         settings.c_cflag |= CLOCAL;
         tcsetattr(fd, TCSANOW, &settings);
     }
-    return fd;
+    return (struct sink){{fd, -1}};
 }
 
-/* A port's device appears some time after its driver: each try waits for the kernel's next uevent. */
+/* A device appears some time after its driver: each try waits for the kernel's next uevent. */
 static int uevents(void)
 {
     struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
@@ -209,6 +263,50 @@ static int uevents(void)
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0)
         die("uevents");
     return fd;
+}
+
+static void next_uevent(int news, const char *wanted)
+{
+    char ignored[4096];
+    if (recv(news, ignored, sizeof ignored, 0) >= 0 || errno == EINTR || errno == ENOBUFS)
+        return;
+    if (errno == EAGAIN) /* the time-out */
+        errno = ENODEV;
+    die(wanted);
+}
+
+static int is_partition(const char *device, const char *name)
+{
+    char path[320], text[1024], wanted[128];
+    snprintf(path, sizeof path, "/sys/class/block/%s/uevent", device);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    if (fd >= 0)
+        close(fd);
+    if (n < 0)
+        return 0;
+    text[n] = 0;
+    snprintf(wanted, sizeof wanted, "\nPARTNAME=%s\n", name);
+    return strstr(text, wanted) != NULL;
+}
+
+/* The root's device, on whatever bus the machine has its disk. */
+static const char *find_partition(int news, const char *name)
+{
+    static char found[320];
+    const struct timeval patience = {.tv_sec = DISK_SECONDS};
+    setsockopt(news, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    for (;;) {
+        DIR *devices = opendir("/sys/class/block");
+        for (struct dirent *entry; devices && !*found && (entry = readdir(devices));)
+            if (is_partition(entry->d_name, name))
+                snprintf(found, sizeof found, "/dev/%s", entry->d_name);
+        if (devices)
+            closedir(devices);
+        if (*found)
+            return found;
+        next_uevent(news, "finding the root disk");
+    }
 }
 
 static int try_port(const char *name, int flags)
@@ -235,13 +333,11 @@ static int try_port(const char *name, int flags)
 
 static int open_port(int news, const char *name, int flags)
 {
-    char ignored[4096];
     for (;;) {
         int fd = try_port(name, flags);
         if (fd >= 0)
             return fd;
-        if (recv(news, ignored, sizeof ignored, 0) < 0 && errno != EINTR && errno != ENOBUFS)
-            die(name);
+        next_uevent(news, name);
     }
 }
 
@@ -429,7 +525,7 @@ static void probe_ended(int status)
     if (code != probe.reported_code || memcmp(probe.reported, probe.text, probe.length)) {
         char key[32];
         snprintf(key, sizeof key, "probe %d", code);
-        say_hex(key, probe.text, probe.length);
+        say_data(key, probe.text, probe.length);
         probe.reported_code = code;
         memcpy(probe.reported, probe.text, probe.length);
     }
@@ -445,7 +541,7 @@ static void tell_file(const char *key, const char *path)
     if (fd >= 0)
         close(fd);
     if (n > 0)
-        say_hex(key, text, n);
+        say_data(key, text, n);
 }
 
 static void tell_status(void)
@@ -456,7 +552,7 @@ static void tell_status(void)
     while (file && fgets(line, sizeof line, file))
         for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
             if (!strncmp(line, wanted[i], strlen(wanted[i])))
-                say_hex("evidence status", line, strcspn(line, "\n"));
+                say_data("evidence status", line, strcspn(line, "\n"));
     if (file)
         fclose(file);
 }
@@ -466,7 +562,7 @@ static void tell_evidence(void)
     static const char *const namespaces[] = {"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"};
     struct utsname name;
     if (uname(&name) == 0)
-        say_hex("evidence release", name.release, strlen(name.release));
+        say_data("evidence release", name.release, strlen(name.release));
     tell_file("evidence boot_id", "/proc/sys/kernel/random/boot_id");
     tell_file("evidence os_release", "/etc/os-release");
     tell_file("evidence uid_map", "/proc/1/uid_map");
@@ -476,7 +572,7 @@ static void tell_evidence(void)
         snprintf(path, sizeof path, "/proc/1/ns/%s", namespaces[i]);
         ssize_t n = readlink(path, link, sizeof link);
         if (n > 0)
-            say_hex("evidence namespace", link, n);
+            say_data("evidence namespace", link, n);
     }
     say("evidence end");
 }
@@ -484,7 +580,8 @@ static void tell_evidence(void)
 /* ---- streams -------------------------------------------------------------------------- */
 
 struct stream {
-    int from, to;
+    int from;
+    struct sink to;
     char data[65536];
 };
 
@@ -496,26 +593,13 @@ static struct {
 } input = {.from = -1, .to = -1, .stop_after = ~0ULL};
 static struct stream output[2];
 
-static void write_all(int fd, const char *data, size_t length)
-{
-    while (length) {
-        ssize_t n = write(fd, data, length);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return;
-        data += n;
-        length -= n;
-    }
-}
-
 /* Copies what is there; false at the end of the stream. */
 static int pump_output(struct stream *stream)
 {
     ssize_t n = read(stream->from, stream->data, sizeof stream->data);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR;
-    write_all(stream->to, stream->data, n);
+    write_to(&stream->to, stream->data, n);
     return n > 0;
 }
 
@@ -555,6 +639,37 @@ static void pump_input(void)
 /* ---- the life of the command ---------------------------------------------------------- */
 
 static pid_t command = -1;
+static long long stop_limit = NEVER; /* when a command that was asked to stop is killed; ms */
+static int buttons[2] = {-1, -1};
+
+static void stop_command(void)
+{
+    kill(command, config.stop_signal);
+    if (stop_limit == NEVER)
+        stop_limit = now_ms() + config.stop_timeout;
+}
+
+/* ACPI knows two forms of power button; a machine may have both. */
+static void open_buttons(void)
+{
+    char path[32], name[64];
+    for (int i = 0, found = 0; i < 32 && found < 2; i++) {
+        snprintf(path, sizeof path, "/dev/input/event%d", i);
+        int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+        if (fd >= 0 && ioctl(fd, EVIOCGNAME(sizeof name), name) > 0 && !strcmp(name, "Power Button"))
+            buttons[found++] = fd;
+        else if (fd >= 0)
+            close(fd);
+    }
+}
+
+static void read_button(int button)
+{
+    struct input_event event;
+    while (read(button, &event, sizeof event) == sizeof event)
+        if (event.type == EV_KEY && event.code == KEY_POWER && event.value == 1)
+            stop_command();
+}
 
 static void obey(char *line)
 {
@@ -600,9 +715,14 @@ static void watch(int epoll, int fd, uint32_t when)
         die("epoll");
 }
 
-static int run_probe_timers(int null)
+/* Does what is due; returns how long nothing else will be, in ms for epoll. */
+static int run_timers(int null)
 {
     long long now = now_ms(), next = NEVER;
+    if (stop_limit != NEVER && stop_limit <= now) {
+        kill(command, SIGKILL);
+        stop_limit = NEVER;
+    }
     if (probe.due != NEVER && probe.due <= now)
         start_probe(null);
     if (probe.limit != NEVER && probe.limit <= now) {
@@ -613,6 +733,8 @@ static int run_probe_timers(int null)
     if (probe.pid > 0 && probe.output >= 0)
         read_probe();
     next = probe.due != NEVER ? probe.due : probe.limit;
+    if (next == NEVER || (stop_limit != NEVER && stop_limit < next))
+        next = stop_limit;
     return next == NEVER ? -1 : next > now ? (int)(next - now) : 0;
 }
 
@@ -625,6 +747,8 @@ static void exec_result(int failure)
         say("entrypoint");
         if (config.probec)
             probe.due = now_ms();
+        else if (config.standalone)
+            say("ready"); /* a host of ours knows that nothing more will come */
     }
     close(failure);
 }
@@ -635,19 +759,22 @@ static int serve(int epoll, int signals, int control, int failure, int null)
     int code = -1, open_outputs = 2;
     while (code < 0 || open_outputs > 0) {
         struct epoll_event ready[8];
-        int count = epoll_wait(epoll, ready, 8, run_probe_timers(null));
+        int count = epoll_wait(epoll, ready, 8, run_timers(null));
         for (int i = 0; i < count; i++) {
             int fd = ready[i].data.fd;
             struct signalfd_siginfo info;
             if (fd == signals) {
                 while (read(signals, &info, sizeof info) > 0)
-                    ;
+                    if (info.ssi_signo == SIGINT) /* Ctrl-Alt-Del */
+                        stop_command();
                 int ended = reap();
                 code = ended >= 0 ? ended : code;
             } else if (fd == control)
                 read_control(control);
             else if (fd == failure)
                 exec_result(failure);
+            else if (fd == buttons[0] || fd == buttons[1])
+                read_button(fd);
             else if (fd == input.from || fd == input.to)
                 pump_input();
             else
@@ -665,12 +792,15 @@ static int serve(int epoll, int signals, int control, int failure, int null)
 int main(void)
 {
     must_mount("devtmpfs", "/dev", MS_NOSUID, NULL);
-    events = open_events();
+    read_config();
+    events = config.standalone ? open_consoles() : open_events();
     say("kernel");
     must_mount("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-    read_config();
     int news = uevents();
-    load_modules();
+    load_modules("/modules", 0);
+    load_modules("/drivers", 1);
+    if (config.partition)
+        config.disk = find_partition(news, config.partition);
     enter_root();
     loopback_up();
     sethostname(config.hostname, strlen(config.hostname));
@@ -678,9 +808,15 @@ int main(void)
 
     int in[2], failure[2], null = above_stdio(open("/dev/null", O_RDWR | O_CLOEXEC));
     int ends[2][2];
-    int control = open_port(news, "hybrid.control", O_RDWR | O_NONBLOCK);
-    output[0].to = open_port(news, "hybrid.stdout", O_WRONLY);
-    output[1].to = open_port(news, "hybrid.stderr", O_WRONLY);
+    int control = -1;
+    if (config.standalone) {
+        output[0].to = output[1].to = events;
+        open_buttons();
+    } else {
+        control = open_port(news, "hybrid.control", O_RDWR | O_NONBLOCK);
+        output[0].to = (struct sink){{open_port(news, "hybrid.stdout", O_WRONLY), -1}};
+        output[1].to = (struct sink){{open_port(news, "hybrid.stderr", O_WRONLY), -1}};
+    }
     make_pipe(failure);
     make_pipe(ends[0]);
     make_pipe(ends[1]);
@@ -696,6 +832,10 @@ int main(void)
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
+    if (config.standalone) {
+        sigaddset(&set, SIGINT);
+        reboot(RB_DISABLE_CAD);
+    }
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     int signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -722,6 +862,8 @@ int main(void)
     watch(epoll, signals, EPOLLIN);
     watch(epoll, control, EPOLLIN | EPOLLET);
     watch(epoll, failure[0], EPOLLIN);
+    watch(epoll, buttons[0], EPOLLIN);
+    watch(epoll, buttons[1], EPOLLIN);
     watch(epoll, output[0].from, EPOLLIN);
     watch(epoll, output[1].from, EPOLLIN);
     watch(epoll, input.from, EPOLLIN | EPOLLET);

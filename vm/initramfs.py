@@ -62,22 +62,31 @@ def archive(entries: Iterable[Entry]) -> bytes:
     return bytes(out)
 
 
-def base(init: bytes, modules: Sequence[bytes]) -> bytes:
-    """The part that all instances share. The kernel reads archives one after the other."""
+def base(init: bytes, modules: Sequence[bytes], drivers: Sequence[bytes] = ()) -> bytes:
+    """The part that all instances share. The kernel reads archives one after the other.
+
+    The init must be able to load each of the modules; a driver may refuse.
+    """
     return archive(
         [
             Entry("init", 0o100755, init),
-            Entry("modules", 0o40755),
-            *(Entry(f"modules/{number:02}.ko", 0o100644, data) for number, data in enumerate(modules)),
+            *_numbered("modules", modules),
+            *_numbered("drivers", drivers),
         ]
     )
 
 
-def instance(process: Process, *, has_stdin: bool) -> bytes:
-    """The part that describes one instance's command."""
+def _numbered(folder: str, files: Sequence[bytes]) -> Iterable[Entry]:
+    yield Entry(folder, 0o40755)
+    for number, data in enumerate(files):
+        yield Entry(f"{folder}/{number:02}.ko", 0o100644, data)
+
+
+def instance(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
+    """The part that describes one instance's command. With a partition it runs standalone: see init.c."""
     return archive(
         [
-            Entry("config", 0o100600, config(process, has_stdin=has_stdin)),
+            Entry("config", 0o100600, config(process, has_stdin=has_stdin, partition=partition)),
             Entry("etc", 0o40755),
             Entry("etc/hostname", 0o100644, f"{process.hostname}\n".encode()),
             Entry("etc/hosts", 0o100644, hosts(process.hostname)),
@@ -90,13 +99,13 @@ def hosts(hostname: str) -> bytes:
     return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n".encode()
 
 
-def config(process: Process, *, has_stdin: bool) -> bytes:
+def config(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
     """The command as NUL-terminated `key=value` strings, which init.c reads.
 
     No value holds a NUL (the spec and the OCI config refuse it), so none can pose as another key.
     """
     pairs: list[tuple[str, str]] = [
-        ("disk", "/dev/vda"),
+        *([("disk", "/dev/vda")] if partition is None else _standalone(process, partition)),
         ("hostname", process.hostname),
         ("executable", process.executable),
         ("cwd", process.cwd),
@@ -117,3 +126,13 @@ def config(process: Process, *, has_stdin: bool) -> bytes:
         if "\0" in value:
             raise HostError(f"a NUL byte in {key} cannot be passed to a command", mend="remove it from the spec")
     return b"".join(f"{key}={value}".encode(errors="surrogateescape") + b"\0" for key, value in pairs)
+
+
+def _standalone(process: Process, partition: str) -> list[tuple[str, str]]:
+    """What the host would say to a guest of its own: where its root is, and how its command is stopped."""
+    return [
+        ("standalone", "1"),
+        ("partition", partition),
+        ("stop_signal", str(process.stop_signal)),
+        ("stop_timeout", str(round(process.stop_timeout * 1000))),
+    ]

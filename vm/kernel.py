@@ -1,8 +1,9 @@
 """The guest's kernel: found once, unpacked once, kept in the cache.
 
 By default it is the distribution's kernel for virtual machines, fetched as a package with the
-machine's own package manager and unpacked, never installed. `vm: {kernel: FILE}` gives another;
-its modules are looked for in /lib/modules of the same release.
+machine's own package manager and unpacked, never installed. An exported disk gets the one for all
+machines, since nobody knows on which bus a hypervisor will show it. `vm: {kernel: FILE}` gives
+another; its modules are looked for in /lib/modules of the same release.
 """
 
 from __future__ import annotations
@@ -19,9 +20,39 @@ from hybrid.home import Home
 from hybrid.process import need, run
 from hybrid.store import locked
 
-# Debian's kernel for clouds, then Ubuntu's: small, and without drivers for real hardware.
-METAPACKAGES = ("linux-image-cloud-amd64", "linux-image-virtual")
-MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "ext4")
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """What a kernel is for."""
+
+    folder: str
+    """Of the cache."""
+    metapackages: tuple[str, ...]
+    """Debian's, then Ubuntu's."""
+    modules: tuple[str, ...]
+    """Without which nothing runs."""
+    drivers: tuple[str, ...] = ()
+    """Of hardware that may be there or not."""
+
+
+GUEST = Flavour(
+    "kernels",
+    ("linux-image-cloud-amd64", "linux-image-virtual"),  # small, and without drivers for real hardware
+    ("virtio_pci", "virtio_blk", "virtio_console", "ext4"),
+)
+PORTABLE = Flavour(
+    "kernels-portable",
+    ("linux-image-amd64", "linux-image-generic"),
+    ("ext4", "sd_mod"),
+    (
+        *("virtio_pci", "virtio_blk", "virtio_scsi"),  # KVM
+        *("ahci", "ata_piix", "nvme"),  # VirtualBox, and every other
+        *("vmw_pvscsi", "mptspi", "mptsas"),  # VMware
+        *("hv_vmbus", "hv_storvsc"),  # Hyper-V
+        *("xen_blkfront",),
+        *("button", "evdev"),  # the power button
+    ),
+)
 # How a compressed payload starts, and the program that unpacks it.
 COMPRESSIONS = (
     (b"\x02\x21\x4c\x18", ("lz4", "-dc")),
@@ -39,30 +70,33 @@ class Kernel:
     vmlinux: Path
     release: str
     modules: tuple[Path, ...]
+    drivers: tuple[Path, ...]
+    image: Path
+    """The file it was unpacked from: what a boot loader or firmware starts."""
 
 
-def find_kernel(home: Home, given: Path | None) -> Kernel:
+def find_kernel(home: Home, given: Path | None, flavour: Flavour = GUEST) -> Kernel:
     """The kernel to boot: `given`, or the distribution's. HostError says why there is none."""
-    cache = home.cache / "kernels"
+    cache = home.cache / flavour.folder
     cache.mkdir(parents=True, exist_ok=True)
     with locked(cache / "lock"):
         if given is not None:
-            return _unpacked(cache, given, Path("/lib/modules"))
-        tree = _distribution_kernel(cache)
-        return _unpacked(cache, next((tree / "boot").glob("vmlinuz-*")), tree / "lib/modules")
+            return _unpacked(cache, given, Path("/lib/modules"), flavour)
+        tree = _distribution_kernel(cache, flavour)
+        return _unpacked(cache, next((tree / "boot").glob("vmlinuz-*")), tree / "lib/modules", flavour)
 
 
 def cached(home: Home) -> bool:
     """Whether the distribution's kernel has been fetched before."""
-    return any((home.cache / "kernels").glob("package-*"))
+    return any((home.cache / GUEST.folder).glob("package-*"))
 
 
-def _distribution_kernel(cache: Path) -> Path:
+def _distribution_kernel(cache: Path, flavour: Flavour) -> Path:
     """The unpacked package of the newest kernel fetched; fetched now when there is none."""
     if kept := sorted(cache.glob("package-*"), key=lambda path: path.stat().st_mtime):
         return kept[-1]
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as folder:
-        names = _kernel_packages()
+        names = _kernel_packages(flavour)
         try:
             run([need("apt-get", "apt"), "-qq", "download", *names], cwd=Path(folder), timeout=600)
         except ToolError as error:
@@ -78,11 +112,12 @@ def _distribution_kernel(cache: Path) -> Path:
         return tree.rename(cache / f"package-{names[0]}")
 
 
-def _kernel_packages() -> list[str]:
+def _kernel_packages(flavour: Flavour) -> list[str]:
     """The packages that hold the newest kernel image and its modules."""
-    for meta in METAPACKAGES:
+    others = [f"--no-{relation}" for relation in ("recommends", "suggests", "conflicts", "replaces", "breaks")]
+    for meta in flavour.metapackages:
         try:
-            text = run(["apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", meta]).decode()
+            text = run(["apt-cache", "depends", "--recurse", *others, meta]).decode()
         except (ToolError, HostError):
             continue
         found = re.findall(r"^\s*(?:\|?Depends: )?(linux-(?:image|modules)-\d\S*)$", text, re.MULTILINE)
@@ -90,11 +125,11 @@ def _kernel_packages() -> list[str]:
             return sorted(set(found))
     raise HostError(
         "the package sources hold no kernel for virtual machines",
-        mend=f"apt-get update (looked for {' and '.join(METAPACKAGES)}), or `vm: {{kernel: FILE}}`",
+        mend=f"apt-get update (looked for {' and '.join(flavour.metapackages)}), or `vm: {{kernel: FILE}}`",
     )
 
 
-def _unpacked(cache: Path, image: Path, modules: Path) -> Kernel:
+def _unpacked(cache: Path, image: Path, modules: Path, flavour: Flavour) -> Kernel:
     try:
         data = image.read_bytes()
     except OSError as error:
@@ -108,7 +143,10 @@ def _unpacked(cache: Path, image: Path, modules: Path) -> Kernel:
         temporary.chmod(0o644)
         temporary.rename(vmlinux)
     release = kernel_release(data, vmlinux)
-    return Kernel(vmlinux, release, tuple(module_order(cache, modules / release, MODULES)))
+    order = module_order(cache, modules / release, flavour.modules)
+    drivers = module_order(cache, modules / release, flavour.drivers)
+    rest = tuple(path for path in drivers if path not in order)
+    return Kernel(vmlinux, release, tuple(order), rest, image)
 
 
 def extract_vmlinux(data: bytes, name: Path) -> bytes:
@@ -148,6 +186,9 @@ def module_order(cache: Path, folder: Path, wanted: tuple[str, ...]) -> list[Pat
     built = {Path(line).stem.replace("-", "_") for line in (builtin.read_text().split() if builtin.exists() else [])}
     order: dict[str, Path] = {}
 
+    def wished(name: str) -> str | None:
+        return next((file for file in (name, f"{name}_generic") if file in files), None)
+
     def visit(name: str) -> None:
         if name in order or (name in built and name not in files):
             return
@@ -157,7 +198,8 @@ def module_order(cache: Path, folder: Path, wanted: tuple[str, ...]) -> list[Pat
                 mend=f"install that kernel's modules in {folder}, or choose another with `vm: {{kernel: FILE}}`",
             )
         plain = _plain_module(cache, files[name], folder.name)
-        for needed in module_needs(plain.read_bytes()):
+        data = plain.read_bytes()
+        for needed in (*module_needs(data), *(file for each in module_wishes(data) if (file := wished(each)))):
             visit(needed)
         order[name] = plain
 
@@ -170,6 +212,13 @@ def module_needs(data: bytes) -> list[str]:
     """The modules that a module file names in its `depends=` note."""
     found = re.search(rb"\0depends=([^\0]*)\0", data)
     return [name.replace("-", "_") for name in found[1].decode().split(",") if name] if found else []
+
+
+def module_wishes(data: bytes) -> list[str]:
+    """The modules that a module file wants loaded before it if there are any: most often a checksum, by its name."""
+    found = re.search(rb"\0softdep=pre: ([^\0]*)\0", data)
+    words = found[1].decode().split() if found else []
+    return [word.removeprefix("crypto-").replace("-", "_") for word in words[: words.index("post:") if "post:" in words else None]]
 
 
 def _plain_module(cache: Path, path: Path, release: str) -> Path:
