@@ -13,6 +13,7 @@ from hybrid.driver import State
 from hybrid.drivers import open_instance
 from hybrid.errors import HybridError, InstanceError
 from hybrid.home import Home
+from hybrid.images import ImageStore
 from hybrid.store import NAME, InstanceStore, Record
 
 
@@ -49,6 +50,7 @@ def prune(home: Home) -> Iterator[str]:
     for directory in store.abandoned():
         _remove_unfinished(directory, home)
         yield directory.name
+    ImageStore(home).sweep()
 
 
 def _remove_unfinished(directory: Path, home: Home) -> None:

@@ -117,6 +117,8 @@ def _check(entry: tarscan.Entry, contents: Contents) -> None:
         raise too_large(f"expands to more than {contents.limits.bytes} bytes", "HYBRID_IMAGE_BYTES")
     if entry.name or entry.link:
         _check_names(entry)
+    if entry.kind == b"S":
+        raise tarscan.Damaged(f"{entry.shown} has holes in GNU's own form; make the tar with --format=pax")
     if entry.sparse:
         contents.sparse.add(entry.name)
 
