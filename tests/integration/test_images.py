@@ -20,7 +20,6 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from hybrid.image import Image, merge
 from hybrid.images import ImageStore
 from hybrid.spec import Spec, for_image, load
 from hybrid.store import InstanceStore, Record
+from tests.registry import running_registry
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="unpacking with owners needs root")
 
@@ -274,35 +274,6 @@ def test_archives_under_the_wrong_key_say_so(store: ImageStore, saved: Path, tre
         store.ensure(write("image: {archive: ./tree}"))
 
 
-@contextmanager
-def running_registry(directory: Path, auth: str = "") -> Iterator[str]:
-    """A registry on a free port of loopback; yields HOST:PORT once it listens."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("docker-registry is not installed")
-    directory.mkdir()
-    config = directory / "config.yml"
-    config.write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}}}\n"
-        f"http: {{addr: '127.0.0.1:0', secret: test}}\n{auth}"
-    )
-    with subprocess.Popen([program, "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as registry:
-        try:
-            assert registry.stderr is not None
-            for line in registry.stderr:
-                if match := re.search(rb"listening on (127\.0\.0\.1:\d+)", line):
-                    drain = threading.Thread(target=registry.stderr.read)
-                    drain.start()
-                    yield match[1].decode()
-                    break
-            else:
-                pytest.fail("the registry did not start")
-        finally:
-            registry.terminate()
-            registry.wait()
-    drain.join()
-
-
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     with running_registry(tmp_path / "registry") as address:
@@ -360,17 +331,11 @@ def test_pulls_that_fail_say_why(store: ImageStore, pushed: str, registry: str) 
     assert not list(store) and nothing_half_made(store)
 
 
-PASSWORDS = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
-"""For htpasswd: the password is `secret`."""
-
-
 def test_a_registry_that_wants_a_password(
     store: ImageStore, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "htpasswd").write_text(PASSWORDS)
-    auth = f"auth: {{htpasswd: {{realm: test, path: {tmp_path}/htpasswd}}}}\n"
     plain = saved.rename(saved.with_name("saved.tar"))
-    with running_registry(tmp_path / "closed", auth) as closed:
+    with running_registry(tmp_path / "closed", password=True) as closed:
         name = f"{closed}/team/app:1"
         skopeo("--dest-tls-verify=false", "--dest-creds=user:secret", f"docker-archive:{plain}", f"docker://{name}")
         with pytest.raises(ImageError, match="does not let this user read team/app") as caught:
