@@ -218,7 +218,9 @@ def module_wishes(data: bytes) -> list[str]:
     """The modules that a module file wants loaded before it if there are any: most often a checksum, by its name."""
     found = re.search(rb"\0softdep=pre: ([^\0]*)\0", data)
     words = found[1].decode().split() if found else []
-    return [word.removeprefix("crypto-").replace("-", "_") for word in words[: words.index("post:") if "post:" in words else None]]
+    if "post:" in words:
+        words = words[: words.index("post:")]
+    return [word.removeprefix("crypto-").replace("-", "_") for word in words]
 
 
 def _plain_module(cache: Path, path: Path, release: str) -> Path:

@@ -65,9 +65,10 @@ def _write(target: str, form: Format, capacity: int, made: Path, told: Progress)
 
     home = default_home()
     spec = launch.load(target)
-    image = ImageStore(home).ensure(spec, told)
+    store = ImageStore(home)
+    image = store.ensure(spec, told)
     if not form.bootable:
-        archive(spec, image, form, archive_name(spec, image, target), made, told)
+        archive(spec, image, store.blobs, form, archive_name(spec, image, target), made, told)
         return
     name = launch.stem(spec, image)
     drivers.export_disk(spec, image, merge(spec, image, (), name), capacity, name, form, made, home, told)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from hybrid.errors import ImageError, ToolError
 
 if TYPE_CHECKING:
     from hybrid.image import Image
+    from hybrid.images.blobs import Blobs
     from hybrid.images.progress import Progress
     from hybrid.spec import Spec
 
@@ -128,30 +130,40 @@ def _told(target: Path) -> Iterator[None]:
 # Archives
 
 
-def archive(spec: Spec, image: Image, form: Format, name: str, target: Path, progress: Progress) -> None:
+def archive(spec: Spec, image: Image, blobs: Blobs, form: Format, name: str, target: Path, progress: Progress) -> None:
     """Write the image, as `spec` would have it run, to `target`. `name` is what it is called where it is loaded.
 
-    What is needed on the way is put beside `target` and left there.
+    Where the spec says nothing it is the image as it came, layer for layer. What is needed on the way is
+    put beside `target` and left there.
     """
-    from hybrid.images import rootfs
+    from hybrid.images import rootfs, skopeo
 
-    progress.step("packing the tree")
+    progress.step(f"writing the {form}")
     if form is Format.ROOTFS_TAR:
         rootfs.pack(image.tree, target)
         return
-    layer = target.with_name("layer.tar")
-    rootfs.pack(image.tree, layer)
-    _copy(spec, image, layer, f"{form}:{target.name}:{name}", target.parent, progress)
+    work = target.parent
+    with blobs.using():
+        source = _source(spec, image, blobs, work / "image")
+        skopeo.write(f"dir:{source.name}", f"{form}:{target.name}:{name}", work)
 
 
-def _copy(spec: Spec, image: Image, layer: Path, destination: str, work: Path, progress: Progress) -> None:
-    from hybrid.images import config, layout, skopeo
+def _source(spec: Spec, image: Image, blobs: Blobs, directory: Path) -> Path:
+    """A directory that skopeo reads: the image's layers under a config that says what the spec says."""
+    from hybrid.images import config, skopeo
 
+    given = (image.directory / "manifest.json").read_bytes()
+    source = skopeo.as_dir(given, blobs, directory)
     document = config.load_json((image.directory / "config.json").read_bytes(), "config")
-    told = flattened(configured(document, spec, image))
-    layout.from_tar(work / "layout", layer, created=str(document.get("created") or ""), config=told)
-    progress.step(f"writing the {destination.partition(':')[0]}")
-    skopeo.write(f"oci:layout:{layout.TAG}", destination, work)
+    told = configured(document, spec, image)
+    if told != document:
+        data = json.dumps(told, sort_keys=True, separators=(",", ":")).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        (source / digest).write_bytes(data)
+        listed = config.load_json(given, "manifest")
+        listed["config"] |= {"digest": f"sha256:{digest}", "size": len(data)}
+        (source / "manifest.json").write_text(json.dumps(listed))
+    return source
 
 
 def configured(document: Mapping[str, Any], spec: Spec, image: Image) -> dict[str, Any]:
@@ -188,13 +200,6 @@ def _healthcheck(spec: Spec, image: Image) -> dict[str, Any]:
         **{name: round(seconds * 1e9) for name, seconds in times.items() if seconds},
         "Retries": check.retries,
     }
-
-
-def flattened(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A config for an image whose layers have become one: its history stays, as that of no layers."""
-    history = [entry for entry in document.get("history") or [] if isinstance(entry, dict)]
-    last = {"created": document.get("created") or "1970-01-01T00:00:00Z", "created_by": "hybrid image export"}
-    return {**document, "history": [*({**entry, "empty_layer": True} for entry in history), last]}
 
 
 def archive_name(spec: Spec, image: Image, target: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,9 +78,13 @@ def push(given: bytes, blobs: Blobs, reference: Reference, work: Path, lock: int
 
 
 def write(source: str, destination: str, work: Path) -> None:
-    """Copy between files, named from the directory `work`. ToolError when it fails."""
-    argv = [process.need("skopeo"), *_policy(), "copy", "--quiet", source, destination]
-    process.run(argv, cwd=work, env={**os.environ, "TMPDIR": str(work)})
+    """Copy between files, named from the directory `work`, as skopeo's transports name them."""
+    try:
+        argv = [process.need("skopeo"), *_policy(), "copy", "--quiet", source, destination]
+        watch(argv, lambda line: None, cwd=work, env={"TMPDIR": str(work)})
+    except ToolError as error:
+        mend = "hybrid image verify says whether the image is whole"
+        raise ImageError(f"the archive cannot be written: {_cause(error)}", mend=mend) from None
 
 
 def as_dir(given: bytes, blobs: Blobs, directory: Path) -> Path:
