@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.machine import Lab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(2400)]  # the first one builds the disk, and boots it
 
 KINDS = ("host", "container", "vm")
 
