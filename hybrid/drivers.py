@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from hybrid.images.export import Format
     from hybrid.images.progress import Progress
     from hybrid.spec import Spec
+
+    DiskExporter = Callable[[Format, Path, Path, Progress], None]
+    """Writes a disk in a form to a file; for what is needed on the way it has a directory."""
 
 
 def driver(kind: Kind, home: Home) -> Driver:
@@ -43,18 +47,10 @@ def open_instance(record: Record, home: Home) -> Instance:
     return driver(record.kind, home).open(record)
 
 
-def export_disk(
-    spec: Spec,
-    image: Image,
-    process: Process,
-    size: int,
-    name: str,
-    form: Format,
-    target: Path,
-    home: Home,
-    progress: Progress,
-) -> None:
-    """Write a disk of `size` bytes that boots `process` by itself to `target`; scratch files stay beside it."""
+def disk_exporter(home: Home, spec: Spec, image: Image, process: Process, name: str, size: int) -> DiskExporter:
+    """What writes disks of `size` bytes that boot `process` by themselves."""
+    from functools import partial
+
     from vm.appliance import Appliance, export
 
-    export(Appliance(name, spec, image, process, size), form, target, home, progress)
+    return partial(export, Appliance(home, name, spec, image, process, size))

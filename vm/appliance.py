@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import struct
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,7 @@ _CONVERSIONS: dict[Format, tuple[str, ...]] = {
 class Appliance:
     """What is to boot, and on which machine."""
 
+    home: Home
     name: str
     spec: Spec
     image: Image
@@ -78,6 +81,26 @@ class Appliance:
         return uuid.uuid5(uuid.NAMESPACE_OID, f"hybrid {self.image.digest} {self.size} {what!r} {part}")
 
 
+def export(appliance: Appliance, form: Format, target: Path, scratch: Path, progress: Progress) -> None:
+    """Write the disk to `target`. What is needed on the way is put in the directory `scratch`."""
+    check(appliance)
+    progress.step("finding a kernel")
+    kernel = find_kernel(appliance.home, appliance.spec.vm.kernel, PORTABLE)
+    progress.step("writing the boot partition")
+    boot = scratch / "BOOTX64.EFI"
+    uki.make(_boot_parts(appliance, kernel), scratch, boot, epoch())
+    raw = scratch / "disk.raw"
+    write_disk(appliance, boot, raw, progress)
+    if form is Format.RAW:
+        raw.rename(target)
+        return
+    progress.step(f"converting to {form}")
+    if form is Format.OVA:
+        _pack_ova(appliance, raw, target)
+    else:
+        _convert(appliance, form, raw, target)
+
+
 def check(appliance: Appliance) -> None:
     """HostError when no machine could run it."""
     if appliance.memory < LEAST_MEMORY:
@@ -88,34 +111,13 @@ def check(appliance: Appliance) -> None:
         )
 
 
-def export(appliance: Appliance, form: Format, target: Path, home: Home, progress: Progress) -> None:
-    """Write the disk to `target`. What is needed on the way is put beside it and left there."""
-    check(appliance)
-    progress.step("finding a kernel")
-    kernel = find_kernel(home, appliance.spec.vm.kernel, PORTABLE)
-    progress.step("writing the boot partition")
-    boot = target.with_name("BOOTX64.EFI")
-    uki.make(_boot_parts(appliance, kernel, home), _folder(target), boot, epoch())
-    raw = target if form is Format.RAW else target.with_name("disk.raw")
-    write_disk(appliance, boot, raw, progress)
-    if form is not Format.RAW:
-        progress.step(f"converting to {form}")
-        _convert(appliance, form, raw, target)
-
-
-def _folder(target: Path) -> Path:
-    folder = target.with_name("parts")
-    folder.mkdir()
-    return folder
-
-
-def _boot_parts(appliance: Appliance, kernel: Kernel, home: Home) -> dict[str, bytes]:
+def _boot_parts(appliance: Appliance, kernel: Kernel) -> dict[str, bytes]:
     """The sections of the unified kernel image."""
     linux = kernel.image.read_bytes()
     if linux[0x202:0x206] != b"HdrS":
         raise HostError(f"{kernel.image} cannot be started by firmware", mend="name the vmlinuz, not the vmlinux")
     initrd = initramfs.base(
-        initramfs.init_binary(home),
+        initramfs.init_binary(appliance.home),
         [path.read_bytes() for path in kernel.modules],
         [path.read_bytes() for path in kernel.drivers],
     ) + initramfs.instance(appliance.process, partition=appliance.root_name)
@@ -179,30 +181,36 @@ def _write_esp(appliance: Appliance, boot: Path, raw: Path, size: int) -> None:
 
 
 def _convert(appliance: Appliance, form: Format, raw: Path, target: Path) -> None:
-    vmdk = target.with_name("disk.vmdk")
-    made = vmdk if form is Format.OVA else target
     tool = need("qemu-img", "qemu-utils")
-    watch([tool, "convert", "-f", "raw", "-O", *_CONVERSIONS[form], raw, made], lambda line: None)
+    watch([tool, "convert", "-f", "raw", "-O", *_CONVERSIONS[form], raw, target], lambda line: None)
     if form in (Format.VMDK, Format.OVA):
-        _fix_content_id(made, appliance.identity("vmdk").hex[:8])
-    if form is Format.OVA:
-        system = ova.System(
-            name=appliance.name,
-            identity=str(appliance.identity("ova")),
-            vcpus=vcpus(appliance.spec.cpus),
-            memory=appliance.memory,
-            capacity=raw.stat().st_size,
-            file=f"{appliance.name}-disk1.vmdk",
-            file_size=vmdk.stat().st_size,
-        )
-        raw.unlink()
-        ova.pack(system, vmdk, target, epoch())
+        _fix_content_id(target, appliance.identity("vmdk").hex[:8])
+
+
+def _pack_ova(appliance: Appliance, raw: Path, target: Path) -> None:
+    disk = raw.with_name(f"{appliance.name}-disk1.vmdk")
+    _convert(appliance, Format.OVA, raw, disk)
+    system = ova.System(
+        name=appliance.name,
+        identity=str(appliance.identity("ova")),
+        vcpus=vcpus(appliance.spec.cpus),
+        memory=appliance.memory,
+        capacity=raw.stat().st_size,
+        file=disk.name,
+        file_size=disk.stat().st_size,
+    )
+    raw.unlink()
+    ova.pack(system, disk, target, epoch())
 
 
 def _fix_content_id(vmdk: Path, value: str) -> None:
-    """Put `value` in the place of the random number by which a VMDK's children know it. It has no children yet."""
+    """Put `value` in the place of the random number by which a VMDK's children know it. It has no children yet.
+
+    Format: VMware's "Virtual Disk Format 5.0", sparse extent header.
+    """
     with vmdk.open("r+b") as file:
-        start = file.read(64 * 1024)
-        place = start.index(b"\nCID=") + 5
-        file.seek(place)
-        file.write(value.encode())
+        offset, size = struct.unpack("<28xQQ", file.read(44))
+        file.seek(offset * 512)
+        text = file.read(size * 512).rstrip(b"\0")
+        file.seek(offset * 512)
+        file.write(re.sub(rb"\nCID=[0-9a-f]+", f"\nCID={value}".encode(), text).ljust(size * 512, b"\0"))

@@ -32,11 +32,19 @@ def make(parts: Mapping[str, bytes], folder: Path, target: Path, epoch: int, stu
         file.write_bytes(data)
         options += ["--add-section", f"{name}={file}", "--change-section-vma", f"{name}={start:#x}"]
         start = _aligned(start + len(data), alignment)
-    watch(
-        [need("objcopy", "binutils"), *options, stub, target],
-        lambda line: None,
-        env={"SOURCE_DATE_EPOCH": str(epoch)},
-    )
+    watch([need("objcopy", "binutils"), *options, stub, target], lambda line: None)
+    _fix_time(target, epoch)
+
+
+def _fix_time(program: Path, epoch: int) -> None:
+    """Put `epoch` where objcopy has put the time, and 0, which means none, for the sum over it that nobody checks."""
+    with program.open("r+b") as file:
+        file.seek(0x3C)
+        (header,) = struct.unpack("<I", file.read(4))
+        file.seek(header + 8)
+        file.write(struct.pack("<I", epoch & 0xFFFFFFFF))
+        file.seek(header + 24 + 64)
+        file.write(bytes(4))
 
 
 def free_address(stub: bytes) -> tuple[int, int]:

@@ -49,13 +49,13 @@ def export(
     capacity = _capacity(size, form)
     output = output.absolute()
     check(output, force=force)
-    with progress() as told, exported(output, force=force) as made:
-        _write(target, form, capacity, made, told)
+    with progress() as told, exported(output, force=force) as (made, scratch):
+        _write(target, form, capacity, made, scratch, told)
         told.step("computing the checksum")
     print(checksum_file(output).read_text(errors="surrogateescape"), end="")
 
 
-def _write(target: str, form: Format, capacity: int, made: Path, told: Progress) -> None:
+def _write(target: str, form: Format, capacity: int, made: Path, scratch: Path, told: Progress) -> None:
     """Get the image and write it to `made`."""
     from hybrid import drivers, launch
     from hybrid.home import default_home
@@ -68,10 +68,11 @@ def _write(target: str, form: Format, capacity: int, made: Path, told: Progress)
     store = ImageStore(home)
     image = store.ensure(spec, told)
     if not form.bootable:
-        archive(spec, image, store.blobs, form, archive_name(spec, image, target), made, told)
+        archive(spec, image, store.blobs, form, archive_name(spec, image, target), made, scratch, told)
         return
     name = launch.stem(spec, image)
-    drivers.export_disk(spec, image, merge(spec, image, (), name), capacity, name, form, made, home, told)
+    export_disk = drivers.disk_exporter(home, spec, image, merge(spec, image, (), name), name, capacity)
+    export_disk(form, made, scratch, told)
 
 
 def _capacity(size: str | None, form: Format) -> int:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid.errors import ImageError, ToolError
+from hybrid.images.tools import watch
+from hybrid.process import need
 
 if TYPE_CHECKING:
     from hybrid.image import Image
@@ -59,16 +61,18 @@ def checksum_file(target: Path) -> Path:
 
 
 @contextmanager
-def exported(target: Path, *, force: bool) -> Iterator[Path]:
-    """A place for what is to become `target`, in a new directory that is the caller's until the block ends.
+def exported(target: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
+    """Where to put what is to become `target` (of the same name), and a directory for what is needed on the way.
 
-    Then the file and its checksum take their names; if the block fails, nothing is left. What is there
-    already is replaced only with `force`.
+    When the block ends the file and its checksum take their places; if it fails, nothing is left. What is
+    there already is replaced only with `force`.
     """
     check(target, force=force)
     with _told(target), tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:200]}.") as work:
-        made = Path(work) / "exported"
-        yield made
+        made, scratch = Path(work) / "made" / target.name, Path(work) / "scratch"
+        made.parent.mkdir()
+        scratch.mkdir()
+        yield made, scratch
         with made.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
@@ -130,11 +134,12 @@ def _told(target: Path) -> Iterator[None]:
 # Archives
 
 
-def archive(spec: Spec, image: Image, blobs: Blobs, form: Format, name: str, target: Path, progress: Progress) -> None:
+def archive(
+    spec: Spec, image: Image, blobs: Blobs, form: Format, name: str, target: Path, scratch: Path, progress: Progress
+) -> None:
     """Write the image, as `spec` would have it run, to `target`. `name` is what it is called where it is loaded.
 
-    Where the spec says nothing it is the image as it came, layer for layer. What is needed on the way is
-    put beside `target` and left there.
+    Where the spec says nothing it is the image as it came, layer for layer.
     """
     from hybrid.images import rootfs, skopeo
 
@@ -142,10 +147,21 @@ def archive(spec: Spec, image: Image, blobs: Blobs, form: Format, name: str, tar
     if form is Format.ROOTFS_TAR:
         rootfs.pack(image.tree, target)
         return
-    work = target.parent
     with blobs.using():
-        source = _source(spec, image, blobs, work / "image")
-        skopeo.write(f"dir:{source.name}", f"{form}:{target.name}:{name}", work)
+        source = _source(spec, image, blobs, scratch / "image")
+        if form is Format.DOCKER_ARCHIVE:
+            skopeo.write(f"dir:{source.name}", f"{form}:archive:{name}", scratch)
+            (scratch / "archive").rename(target)
+        else:  # skopeo's own archive would hold the time at which it was made
+            skopeo.write(f"dir:{source.name}", f"oci:layout:{name}", scratch)
+            _pack(scratch / "layout", target)
+
+
+def _pack(layout: Path, target: Path) -> None:
+    """A tar of an OCI layout: equal ones give equal bytes."""
+    fixed = ["--sort=name", "--format=ustar", f"--mtime=@{epoch()}", "--owner=0", "--group=0", "--numeric-owner"]
+    members = sorted(path.name for path in layout.iterdir())
+    watch([need("tar"), *fixed, "--mode=u=rwX,go=rX", "-C", layout, "-cf", target, *members], lambda line: None)
 
 
 def _source(spec: Spec, image: Image, blobs: Blobs, directory: Path) -> Path:
