@@ -8,7 +8,7 @@
  *
  * Host and guest talk by
  *   ttyS1               events, one line each: "kernel", "init", "entrypoint", "ready", "exit 7", …
- *   hybrid.control      what the host wants: "signal 15", "eof 1024", "evidence"
+ *   hybrid.control      what the host wants: "signal 15", "eof 1024", "evidence"; each is answered by "+"
  *   hybrid.stdin        the bytes of the command's standard input
  *   hybrid.stdout, hybrid.stderr   the bytes it writes
  *
@@ -693,6 +693,7 @@ static void read_control(int port)
                 line[length] = 0;
                 obey(line);
                 length = 0;
+                write(port, "+", 1); /* who spoke may hang up now; QEMU drops what is unread then */
             } else if (length < sizeof line - 1)
                 line[length++] = data[i];
 }

@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ from vm.events import Events
 from vm.streams import Feed, Follow, Wakeups
 
 KILLED = 128 + signal.SIGKILL
+SPEECH = 10.0
+"""Seconds that the guest's init may take to hear one line."""
 
 
 class VmInstance:
@@ -43,6 +46,7 @@ class VmInstance:
         self._streams: list[Follow] = []
         self._feed: Feed | None = None
         self._launch_cpu = 0.0
+        self._speaking = threading.Lock()
 
     @property
     def record(self) -> Record:
@@ -161,6 +165,10 @@ class VmInstance:
     def _ended(self) -> bool:
         return self._events.exit_code is not None or self._pid() is None or bool(self._events.failure)
 
+    def _up(self) -> bool:
+        """Whether the guest's init listens."""
+        return Mark.INIT in self._events.seen
+
     def _exit_words(self) -> str:
         return f"exit code {self._events.exit_code}" if self._events.exit_code is not None else "with its VM"
 
@@ -192,7 +200,7 @@ class VmInstance:
                 if left is not None and left <= 0:
                     phase = self._phase() if awaited is not Mark.STOP else Mark.STOP
                     raise self._not_ready(f"the phase {phase} did not end within {timeout:g} s", phase)
-                wakeups.wait(self._feed, left)
+                wakeups.wait(self._feed if self._up() else None, left)
 
     @contextlib.contextmanager
     def _wakeups(self) -> Iterator[Wakeups]:
@@ -208,20 +216,30 @@ class VmInstance:
         self._say(f"signal {int(number)}")
 
     def _say(self, line: str) -> None:
-        """Tell the guest's init something. A connection lasts for one line, so any process may speak."""
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            control.settimeout(5)
+        """Tell the guest's init something, which must be up (mark INIT), and return when it has heard it.
+
+        A connection lasts for one line, so any process may speak, and any thread.
+        """
+        with (
+            self._speaking,
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control,
+        ):
+            control.settimeout(SPEECH)
             control.connect(str(self._run / "control"))
             control.sendall(line.encode() + b"\n")
+            control.recv(1)
 
     def stop(self, timeout: float) -> int | None:
         self._events.read()
         if self.status().state is not State.RUNNING:
             return self.status().exit_code
         self._marks.stamp(Mark.STOPPING)
-        self.signal(self._record.stop_signal)
+        deadline = time.monotonic() + timeout
         try:
-            self._serve(self._ended, timeout, Mark.STOP)
+            self._serve(lambda: self._up() or self._ended(), timeout, Mark.STOP)
+            self.signal(self._record.stop_signal)
+            self._serve(self._ended, max(0.0, deadline - time.monotonic()), Mark.STOP)
         except NotReadyError:
             self._save(exit_code=KILLED)
         self._marks.stamp(Mark.STOP)
