@@ -240,7 +240,7 @@ def sentinel(tmp_path: Path) -> Iterator[None]:
         return {
             str(path): (found.st_ino, found.st_mode, found.st_nlink, found.st_size)
             for path in paths
-            if path.name != "app.yaml" and not (found := path.lstat()) is None and path != tmp_path
+            if path.name != "app.yaml" and (found := path.lstat()) is not None and path != tmp_path
         }
 
     before = seen()
