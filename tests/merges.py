@@ -117,7 +117,8 @@ TABLE = (
     Row("signal of the spec", SHOWN | {"stop_signal": "SIGQUIT"}, {"stop_signal": "SIGHUP"}, stop="HUP"),
     # healthcheck
     Row("check of the image", SHOWN | {"healthcheck": HEALTHY}, healthcheck=HEALTHY),
-    Row("check of the spec", SHOWN | {"healthcheck": HEALTHY}, {"healthcheck": {"test": ["CMD", "test", "-f", "/tmp/trapped"]}},
+    Row("check of the spec", SHOWN | {"healthcheck": HEALTHY},
+        {"healthcheck": {"test": ["CMD", "test", "-f", "/tmp/trapped"]}},
         healthcheck=Healthcheck(("test", "-f", "/tmp/trapped"))),
     Row("times of the spec", SHOWN | {"healthcheck": HEALTHY}, {"healthcheck": {"interval": "7s", "retries": 2}},
         healthcheck=Healthcheck(HEALTHY.test, interval=7.0, retries=2)),
