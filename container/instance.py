@@ -33,6 +33,8 @@ class ContainerInstance(LocalInstance):
     def __init__(self, record: Record, marks: Marks | None = None) -> None:
         super().__init__(record, marks)
         self._events: ProcessEvents | None = None
+        self._launched = -1
+        """The pid of the runtime of an attached command."""
 
     @property
     def runtime(self) -> Runtime:
@@ -83,6 +85,7 @@ class ContainerInstance(LocalInstance):
         stdin = process.DEVNULL if stdio.stdin < 0 else stdio.stdin
         # A group of its own, by which the processes that it leaves to us are told from others and reaped.
         self._child = process.launch(argv, stdin=stdin, stdout=stdio.stdout, stderr=stdio.stderr, new_session=True)
+        self._launched = self._child.pid
         self._marks.stamp(Mark.SPAWN)
 
     def _bundle(self) -> tuple[str, ...]:
@@ -98,10 +101,9 @@ class ContainerInstance(LocalInstance):
                 )
         finally:
             os.close(handle)
-        leader = self._child.pid
         cpu = self._finish()
         self._await_execution(int((self.directory / "pid").read_text()), timeout)
-        self._save(starting=False, launch_cpu=cpu + self._reap_workers(leader))
+        self._save(starting=False, launch_cpu=cpu + self._reap_workers())
 
     def _await_execution(self, pid: int, timeout: float | None = None) -> None:
         """The runtime has done its work: note what it left running, and when the kernel executed the command."""
@@ -114,10 +116,11 @@ class ContainerInstance(LocalInstance):
         if (file := self._record.engine["filter"]) is not None:
             self.runtime.keep_filter(self._record.id, Path(file))
 
-    def _reap_workers(self, launched: int) -> float:
+    def _reap_workers(self) -> float:
         """Wait for what the runtime forked and left to us, all but the command; the CPU seconds of those."""
-        assert self._events is not None
-        workers = [pid for pid in self._events.descendants(launched) if pid != self._record.engine["pid"]]
+        if self._events is None:
+            return 0.0
+        workers = [pid for pid in self._events.descendants(self._launched) if pid != self._record.engine.get("pid")]
         self._events.close()
         return sum(process.reap_adopted(pid, 1.0) for pid in workers)
 
@@ -204,6 +207,7 @@ class ContainerInstance(LocalInstance):
         return self.runtime.execute(self._record.id, exec_spec(config, argv), self.directory, timeout)
 
     def _forget(self) -> None:
+        self._reap_workers()
         self.runtime.delete(self._record.id)
 
     def _release(self) -> None:

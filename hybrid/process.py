@@ -164,6 +164,13 @@ def reap(child: Child) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _reap_group(leader: int) -> None:
+    """Reap what a killed session leader has left to us (a subreaper) in its process group."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-leader, 0)
+
+
 def disown(child: Child) -> None:
     """Let a launched program live on: it is for others to wait for."""
     child.returncode = 0
@@ -202,6 +209,7 @@ def bounded(child: Child, timeout: float, give_up: Callable[[], None] | None = N
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         reap(child)
+        _reap_group(child.pid)
     code = child.returncode
     return None if not in_time else code if code >= 0 else 128 - code
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = 120.0
 LIVES = Behaviour(b"up\n", b"log\n", exit_code=None, traps={signal.SIGTERM: 3})
-LIVING = ("sh", "-c", "trap 'exit 3' TERM; echo up; echo log >&2; while :; do sleep 0.05; done")
+LIVING = ("sh", "-c", "trap 'exit 3' TERM; echo up; echo log >&2; touch /tmp/up; while :; do sleep 0.05; done")
+UP = {"test": ["CMD", "test", "-e", "/tmp/up"], "start_interval": "20ms"}
+"""Passes once the command handles its stop signal: until then, a first process ignores it."""
 
 CHILD = """
 import os, sys
@@ -58,7 +60,7 @@ def test_a_created_instance_has_not_run(bench: Bench) -> None:
 
 
 def test_detached(bench: Bench) -> None:
-    instance = bench.make(*LIVING, fake=LIVES)
+    instance = bench.make(*LIVING, fake=LIVES, healthcheck=UP)
     instance.start(None)
     instance.wait_ready(TIMEOUT)
     other = bench.again(instance)
@@ -81,10 +83,10 @@ def test_the_exit_code_of_a_detached_command_is_seen(bench: Bench) -> None:
 
 
 def test_a_command_that_ignores_the_stop_signal_is_killed(bench: Bench) -> None:
-    script = "trap '' TERM; while :; do sleep 0.05; done"
-    instance = bench.make("sh", "-c", script, fake=Behaviour(exit_code=None))
+    script = "trap '' TERM; touch /tmp/up; while :; do sleep 0.05; done"
+    instance = bench.make("sh", "-c", script, fake=Behaviour(exit_code=None), healthcheck=UP)
     instance.start(None)
-    instance.wait_entrypoint(TIMEOUT)
+    instance.wait_ready(TIMEOUT)
     assert instance.stop(0.3) == 128 + signal.SIGKILL
 
 
