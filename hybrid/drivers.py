@@ -54,3 +54,10 @@ def disk_exporter(home: Home, spec: Spec, image: Image, process: Process, name: 
     from vm.appliance import Appliance, export
 
     return partial(export, Appliance(home, name, spec, image, process, size))
+
+
+def sweep(home: Home) -> None:
+    """Remove what the engines of killed processes left beside their instances."""
+    from vm import sweep
+
+    sweep.sweep(home)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hybrid import process
 from hybrid.driver import State
-from hybrid.drivers import open_instance
+from hybrid.drivers import open_instance, sweep
 from hybrid.errors import HybridError, InstanceError
 from hybrid.home import Home
 from hybrid.images import ImageStore
@@ -50,6 +50,7 @@ def prune(home: Home) -> Iterator[str]:
     for directory in store.abandoned():
         _remove_unfinished(directory, home)
         yield directory.name
+    sweep(home)
     ImageStore(home).sweep()
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from hybrid.errors import HostError, HybridError
 from hybrid.home import Home
 from hybrid.process import become_subreaper
+from vm.sweep import hold
 
 if TYPE_CHECKING:
     import libvirt
@@ -65,6 +66,7 @@ class Connection:
 
     def _prepare_root(self, home: Home) -> None:
         (self.root / "etc").mkdir(parents=True, mode=0o711)
+        self._held = hold(self.root)
         (self.root / "etc/qemu.conf").write_text(qemu_conf(qemu_user()))
         shared = home.cache / "libvirt"
         shared.mkdir(parents=True, exist_ok=True)

@@ -66,11 +66,17 @@ def _row(record: Record, status: Status) -> tuple[str, ...]:
         record.name,
         record.id[:12],
         record.kind.value,
-        record.image_name or record.image[:19],
+        _image(record),
         command if len(command) <= 40 else command[:39] + "…",
         f"{duration(time.time() - record.created)} ago",
         describe(status),
     )
+
+
+def _image(record: Record) -> str:
+    """The image's name, or the start of its digest when it has none."""
+    name = record.image_name or record.image
+    return name.removeprefix("sha256:")[:12] if name.startswith("sha256:") else name
 
 
 def _damaged(name: str) -> tuple[str, ...]:
