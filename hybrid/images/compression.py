@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +44,9 @@ def opened(path: Path) -> Iterator[Read]:
             with path.open("rb") as file:
                 yield file.read
         case "gzip":
-            with gzip.open(path, "rb") as unzipped:
+            from isal import igzip_threaded  # three times as fast as zlib, and beside us
+
+            with igzip_threaded.open(path, "rb", threads=1) as unzipped:  # type: ignore[no-untyped-call]
                 yield _bounded(_told(unzipped.read), size, bound)
         case _:
             with (
@@ -69,12 +69,13 @@ def decompress(path: Path, target: Path) -> None:
 
 
 def _told(read: Read) -> Read:
-    """Python's many errors for a damaged gzip as the one that a program would be."""
+    """The many errors for a damaged gzip as the one that a program would be."""
+    from isal import igzip, igzip_lib
 
     def reading(size: int) -> bytes:
         try:
             return read(size)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        except (EOFError, igzip_lib.IsalError, igzip.BadGzipFile) as error:
             raise ToolError(f"gzip: {error}", returncode=1) from None
 
     return reading

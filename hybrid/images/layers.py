@@ -17,8 +17,8 @@ from hybrid.images import compression, tarscan
 from hybrid.images.compression import too_large
 from hybrid.images.limits import MAX_COMPONENT, MAX_DEPTH, MAX_NAME, Limits
 from hybrid.images.manifest import Descriptor
+from hybrid.images.unpack import WHITEOUT, is_whiteout
 
-_WHITEOUT = b".wh."
 _CHUNK = 1024 * 1024
 
 
@@ -30,8 +30,8 @@ class Contents:
     size: int = 0
     """Bytes of all files."""
     entries: int = 0
-    sparse: set[bytes] = field(default_factory=set)
-    """Names of files with holes."""
+    whiteouts: list[bytes] = field(default_factory=list)
+    """Names of those of the layer that was looked through last."""
 
 
 def look(path: Path, layer: Descriptor, diff_id: str, plain: Path, contents: Contents) -> None:
@@ -39,6 +39,7 @@ def look(path: Path, layer: Descriptor, diff_id: str, plain: Path, contents: Con
 
     ImageError when it is not what its descriptor and `diff_id` say, or no layer that may be unpacked.
     """
+    contents.whiteouts = []
     try:
         if path.stat().st_size != layer.size:
             raise lying(layer, f"it has {path.stat().st_size} bytes, not {layer.size}")
@@ -119,8 +120,8 @@ def _check(entry: tarscan.Entry, contents: Contents) -> None:
         _check_names(entry)
     if entry.kind == b"S":
         raise tarscan.Damaged(f"{entry.shown} has holes in GNU's own form; make the tar with --format=pax")
-    if entry.sparse:
-        contents.sparse.add(entry.name)
+    if is_whiteout(entry.name):
+        contents.whiteouts.append(entry.name)
 
 
 def _check_names(entry: tarscan.Entry) -> None:
@@ -130,7 +131,7 @@ def _check_names(entry: tarscan.Entry) -> None:
     if len(entry.name) > MAX_NAME or len(parts) > MAX_DEPTH or any(len(part) > MAX_COMPONENT for part in parts):
         raise tarscan.Damaged(f"{_told(entry)} is too long or too deep a name")
     for part in parts:
-        if part.startswith(_WHITEOUT) and part.removeprefix(_WHITEOUT) in (b"", b".", b".."):
+        if part.startswith(WHITEOUT) and part.removeprefix(WHITEOUT) in (b"", b".", b".."):
             raise tarscan.Damaged(f"{_told(entry)} would remove what is outside the image")
 
 

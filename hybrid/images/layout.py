@@ -1,24 +1,19 @@
-"""An image whose blobs are on this disk: made of a single tar, taken over from skopeo's `dir:`, unpacked by umoci."""
+"""An image whose blobs are on this disk: made of a single tar, taken over from skopeo's `dir:`, unpacked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hybrid import process
-from hybrid.errors import ImageError, ToolError
 from hybrid.images import layers, manifest
 from hybrid.images.config import MAX_BYTES, damaged, load_json
 from hybrid.images.limits import limits
 from hybrid.images.manifest import OCI, Descriptor
-from hybrid.images.tools import watch
-from hybrid.inroot import open_in
+from hybrid.images.unpack import Unpacker
 
 TAG = "image"
 
@@ -75,66 +70,28 @@ def from_dir(fetched: Path) -> Layout:
     return Layout(given, config, fetched)
 
 
-def unpack(layout: Layout, rootfs: Path, work: Path, lock: int) -> list[int]:
+def unpack(layout: Layout, rootfs: Path, work: Path) -> list[int]:
     """Unpack every layer to `rootfs` with owners, modes, links and extended attributes as they are in the image.
 
     Before that every layer is looked through: ImageError when it is not what it says, or not to be trusted.
     Returns each layer's bytes, uncompressed.
     """
-    oci = work / "plain"
+    plain = work / "plain"
+    plain.mkdir()
     contents = layers.Contents(limits())
-    plain = []
-    blobs = oci / "blobs/sha256"
-    blobs.mkdir(parents=True)
     parsed = manifest.parse(layout.manifest)
     if digest_of(layout.config) != parsed.config.digest:
         raise damaged("config", "its digest is another")
-    for layer, diff_id in zip(parsed.layers, _diff_ids(layout.config, len(parsed.layers)), strict=True):
-        target = blobs / diff_id.partition(":")[2]
-        if target.exists():  # an image may have the same layer twice
-            layers.look(layout.blobs / layer.hex, layer, diff_id, work / "again", contents)
-            (work / "again").unlink()
-        else:
-            layers.look(layout.blobs / layer.hex, layer, diff_id, target, contents)
-        plain.append(Descriptor(f"{OCI}.layer.v1.tar", diff_id, target.stat().st_size))
-    _write(oci, layout.config, plain)
-    _umoci(oci, rootfs, lock)
-    _dig_holes(rootfs, contents.sparse)
-    return [layer.size for layer in plain]
-
-
-def _umoci(oci: Path, rootfs: Path, lock: int) -> None:
-    argv = [process.need("umoci"), "raw", "unpack", "--image", f"{oci}:{TAG}"]
-    rootless = [] if os.geteuid() == 0 else ["--rootless"]
-    try:
-        watch([*argv, *rootless, rootfs], lambda line: None, pass_fds=[lock], largest=limits().bytes)
-    except ToolError as error:
-        raise ImageError(
-            f"the image cannot be unpacked: {error.what.rpartition('error: ')[2][:300]}", mend="fetch or build it again"
-        ) from None
-
-
-def _dig_holes(rootfs: Path, names: Iterable[bytes]) -> None:
-    """Give the files that had holes in the layer their holes back: umoci writes them out as zeros."""
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY)
-    try:
-        for name in names:
-            with suppress(OSError):
-                _dig(root, os.fsdecode(name))
-    finally:
-        os.close(root)
-
-
-def _dig(root: int, name: str) -> None:
-    file = open_in(root, name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        before = os.fstat(file)
-        process.run([process.need("fallocate", "util-linux"), "--dig-holes", f"/proc/self/fd/{file}"], pass_fds=[file])
-        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    except ToolError:
-        return  # the file system has no holes: it takes more room, no more
-    finally:
-        os.close(file)
+    diff_ids = _diff_ids(layout.config, len(parsed.layers))
+    whiteouts = []
+    for number, (layer, diff_id) in enumerate(zip(parsed.layers, diff_ids, strict=True)):
+        layers.look(layout.blobs / layer.hex, layer, diff_id, plain / str(number), contents)
+        whiteouts.append(contents.whiteouts)
+    with Unpacker(rootfs, work / "trash") as unpacker:
+        for number, names in enumerate(whiteouts):
+            unpacker.layer(plain / str(number), names, parsed.layers[number].digest)
+        unpacker.finish()
+    return [(plain / str(number)).stat().st_size for number in range(len(diff_ids))]
 
 
 def bounded(path: Path) -> bytes:

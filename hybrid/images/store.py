@@ -233,7 +233,7 @@ class ImageStore:
             final = work / "final"
             final.mkdir(mode=0o711)
             told.step("unpacking")
-            sizes = layout.unpack(made, final / "rootfs", work, lock)
+            sizes = layout.unpack(made, final / "rootfs", work)
             recorded = mtree.write(final / "rootfs", final / "mtree")
             (final / "manifest.json").write_bytes(made.manifest)
             (final / "config.json").write_bytes(made.config)

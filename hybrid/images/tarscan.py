@@ -1,13 +1,15 @@
-"""Reading a tar as hostile input: what is in it, in bounded memory, before anything of it is unpacked.
+"""Reading a tar as hostile input, in bounded memory: what is in it, and what each entry is to become.
 
-Only headers are looked at. Sizes are read as Go's archive/tar reads them, since umoci unpacks with that; what
+Only headers are looked at. Sizes are read as Go's archive/tar reads them, since others unpack with that; what
 the two could read differently (unknown kinds of entries, damaged numbers) is refused here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 BLOCK = 512
 _CHUNK = 1024 * 1024
@@ -18,6 +20,10 @@ _MAX_MAPS = 65_536
 _ZERO = bytes(BLOCK)
 _FILES, _LINK, _SPARSE = b"\x0007", b"1", b"S"
 _WITHOUT_DATA = b"123456"
+_TIME = re.compile(rb"(-?)([0-9]{1,12})(?:\.([0-9]*))?")
+_MAX_ID = 2**32 - 2
+_MAX_SECONDS = 2**33
+"""What every file system can hold, more or less."""
 _LONG_LINK, _LONG_NAME, _RECORDS, _GLOBAL = b"K", b"L", b"x", b"g"
 
 
@@ -36,11 +42,72 @@ class Entry:
     size: int
     """Bytes of the file, holes counted."""
     sparse: bool = False
+    header: bytes = b""
+    records: Mapping[bytes, bytes] = field(default_factory=dict)
+    """What extended headers say of it."""
 
     @property
     def shown(self) -> str:
         """The name for a message."""
         return shown(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What a member says of itself beside its content."""
+
+    mode: int
+    """Permissions, setuid, setgid and sticky bits."""
+    uid: int
+    gid: int
+    mtime_ns: int
+    device: int
+
+
+def status(entry: Entry) -> Status:
+    """Damaged when something in it is no number, or one that no file can have."""
+    block, records = entry.header, entry.records
+    uid, gid = (
+        _decimal(records[key]) if key in records else _number(block[start : start + 8], key.decode())
+        for key, start in ((b"uid", 108), (b"gid", 116))
+    )
+    if max(uid, gid) > _MAX_ID:
+        raise Damaged(f"{entry.shown} belongs to nobody who can exist")
+    return Status(
+        mode=_number(block[100:108], "mode") & 0o7777,
+        uid=uid,
+        gid=gid,
+        mtime_ns=_time(records[b"mtime"]) if b"mtime" in records else _seconds(block[136:148]) * 10**9,
+        device=_device(block) if entry.kind in b"34" else 0,
+    )
+
+
+def _time(text: bytes) -> int:
+    """Nanoseconds, of seconds with a fraction."""
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise Damaged("a time in an extended header is none")
+    nanoseconds = int(found[2]) * 10**9 + int((found[3] or b"")[:9].ljust(9, b"0"))
+    return _bounded(-nanoseconds if found[1] else nanoseconds)
+
+
+def _seconds(field: bytes) -> int:
+    before_1970 = field[0] == 0xFF
+    value = int.from_bytes(field, "big", signed=True) if before_1970 else _number(field, "time")
+    return _bounded(value * 10**9) // 10**9
+
+
+def _bounded(nanoseconds: int) -> int:
+    if abs(nanoseconds) > _MAX_SECONDS * 10**9:
+        raise Damaged("a time is out of range")
+    return nanoseconds
+
+
+def _device(block: bytes) -> int:
+    major, minor = _number(block[329:337], "device"), _number(block[337:345], "device")
+    if major >= 1 << 12 or minor >= 1 << 20:
+        raise Damaged("a device's number is out of range")
+    return os.makedev(major, minor)
 
 
 def shown(name: bytes) -> str:
@@ -83,6 +150,35 @@ class Stream:
         """Read what follows the end of the tar."""
         while self._read(_CHUNK):
             pass
+
+
+class Seekable(Stream):
+    """The same over a file, in which data is not read to be skipped."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self.offset = 0
+        """Where the data of the entry begins that came last."""
+
+    def _take(self, size: int) -> bytes:
+        data = os.pread(self._file, size, self.offset)
+        self.offset += len(data)
+        return data
+
+    def exactly(self, size: int) -> bytes:
+        data = self._take(size)
+        if len(data) < size:
+            raise Damaged("it ends in the middle of an entry")
+        return data
+
+    def block(self) -> bytes | None:
+        data = self._take(BLOCK)
+        if 0 < len(data) < BLOCK:
+            raise Damaged("it ends in the middle of an entry")
+        return data or None
+
+    def skip(self, size: int) -> None:
+        self.offset += size
 
 
 @dataclass(slots=True)
@@ -136,7 +232,7 @@ def _entry(stream: Stream, block: bytes, kind: bytes, size: int, pending: _Pendi
             logical, sparse = _decimal(records[key]), True
     if b"\0" in name or b"\0" in link:
         raise Damaged("a name has a zero byte in it")
-    return Entry(name, kind, link, max(logical, stored), sparse), stored
+    return Entry(name, kind, link, max(logical, stored), sparse, block, records), stored
 
 
 def _extend(pending: _Pending, kind: bytes, payload: bytes) -> None:
