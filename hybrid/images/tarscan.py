@@ -256,13 +256,13 @@ def _parse_records(data: bytes) -> dict[bytes, bytes]:
     at = 0
     while at < len(data):
         blank = data.find(b" ", at, at + 8)
-        length = _decimal(data[at:blank]) if blank > at else 0
-        record = data[blank + 1 : at + length]
+        end = at + _decimal(data[at:blank]) if blank > at else 0
+        record = data[blank + 1 : end]
         key, equals, value = record.removesuffix(b"\n").partition(b"=")
-        if blank + 1 >= at + length or at + length > len(data) or record[-1:] != b"\n" or not equals or not key:
+        if not blank < end <= len(data) or record[-1:] != b"\n" or not equals or not key:
             raise Damaged("an extended header cannot be read")
         records[key] = value
-        at += length
+        at = end
     return records
 
 

@@ -304,6 +304,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "unknown kind": (header(b"x", 0, b"Z") + END, "unknown kind"),
     "hole between": (header(b"x", 0) + bytes(512) + header(b"y", 0) + END, "empty block"),
     "broken records": (header(b"x", 8, b"x") + b"99 a=b\n\n".ljust(512, b"\0") + END, "extended header"),
+    "a record without a length after a right one": (
+        header(b"x", 12, b"x") + b"6 a=b\nxxxxxx".ljust(512, b"\0") + header(b"y", 0) + END,
+        "extended header",
+    ),
     "endless headers": (b"".join(header(b"x", 0, b"g") for _ in range(2100)), "entries"),
     "control characters": (tar(entry("../\x1b[2J\n")), r"\\x1b"),
 }
