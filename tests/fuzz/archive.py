@@ -16,12 +16,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hybrid.errors import ImageError
@@ -35,6 +36,7 @@ from tests.oci import entry, folder, tar
 
 LIMITS = Limits(bytes=8 * 1024**2, entries=2000, ratio=2000)
 NAMES = (
+    b"../../outside", b"../../outside/file",
     b"../x", b"/x", b"a/../../x", b".wh.", b".wh...", b".wh..wh..opq", b"a/.wh.b", b"./", b"", b"a", b"a/b", b"b/c/d",
     b"\xff\xfe", b"a\n\x1b[2J", b"n" * 100, b"a/" * 49, b"/etc/passwd", b"../../../../etc/passwd", b"link/x",
 )  # fmt: skip
@@ -69,7 +71,7 @@ def _gnu(name: str) -> bytes:
     return out.getvalue()
 
 
-def change(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
+def change(data: bytes, rng: random.Random, others: list[bytes], names: Sequence[bytes] = NAMES) -> bytes:
     """One input made from another."""
     blocks = bytearray(data)
     for _ in range(rng.randint(1, 4)):
@@ -90,11 +92,11 @@ def change(data: bytes, rng: random.Random, others: list[bytes]) -> bytes:
                 at = rng.randrange(len(blocks) // 512 + 1) * 512
                 blocks[at:at] = bytes(512)
             case _:
-                _change_header(blocks, rng)
+                _change_header(blocks, rng, names)
     return bytes(blocks)
 
 
-def _change_header(blocks: bytearray, rng: random.Random) -> None:
+def _change_header(blocks: bytearray, rng: random.Random, names: Sequence[bytes]) -> None:
     """Change a field of a header and put its checksum right again."""
     headers = [at for at in range(0, len(blocks) - 511, 512) if blocks[at + 257 : at + 262] == b"ustar"]
     if not headers:
@@ -104,7 +106,7 @@ def _change_header(blocks: bytearray, rng: random.Random) -> None:
     size = end - start
     match rng.randrange(4):
         case 0:
-            value = rng.choice(NAMES)
+            value = rng.choice(names)
         case 1:
             value = b"%o" % rng.choice(NUMBERS)
         case 2:
@@ -118,6 +120,14 @@ def _change_header(blocks: bytearray, rng: random.Random) -> None:
     blocks[at + 148 : at + 156] = b"%06o\0 " % sum(blocks[at : at + 512])
 
 
+_LONGEST = 60
+"""Seconds after which one input has hung its reader."""
+
+
+def _too_long(*given: object) -> None:
+    raise AssertionError(f"one input took longer than {_LONGEST} s")
+
+
 class Fuzzer:
     """Tries inputs in a directory of its own."""
 
@@ -126,6 +136,7 @@ class Fuzzer:
         self.seeds = seeds()
         self.pool = list(self.seeds)
         self.counts: Counter[str] = Counter()
+        self.names = (*NAMES, *(os.fsencode(directory / name) for name in ("outside", "outside/file", "outside/new")))
         (directory / "outside").mkdir()
         (directory / "outside/file").write_text("mine")
         (directory / "work").mkdir()
@@ -133,18 +144,26 @@ class Fuzzer:
     def run(self, seconds: float, every: int = 4) -> Counter[str]:
         """Try inputs for so long; of those let through, every so manyth is unpacked."""
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.layer(every)
-            self.texts()
+        before = signal.signal(signal.SIGALRM, _too_long)
+        try:
+            while time.monotonic() < until:
+                signal.alarm(_LONGEST)
+                self.layer(every)
+                self.texts()
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
         return self.counts
 
     def layer(self, every: int) -> None:
-        data = change(self.rng.choice(self.pool), self.rng, self.seeds)
+        data = change(self.rng.choice(self.pool), self.rng, self.seeds, self.names)
         self.counts["layers"] += 1
         packed = gzip.compress(data, 1) if self.rng.random() < 0.2 else data
         if self.rng.random() < 0.02:
             packed = change(packed, self.rng, self.seeds)
         work = self.directory / "work"
+        for path in work.iterdir():
+            path.unlink()
         blob = work / "blob"
         blob.write_bytes(packed)
         found = Descriptor("application/vnd.oci.image.layer.v1.tar", digest_of(packed), len(packed))
@@ -159,9 +178,6 @@ class Fuzzer:
                 self.pool.append(data)
             if self.counts["layers let through"] % every == 0:
                 self.unpack(data)
-        finally:
-            for path in work.iterdir():
-                path.unlink()
 
     def unpack(self, data: bytes) -> None:
         """Unpack it for real, and look whether anything beside the tree has changed."""
