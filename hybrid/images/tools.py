@@ -17,7 +17,8 @@ from hybrid.errors import ImageError, ToolError
 
 _PR_SET_PDEATHSIG = 1
 _KEPT_LINES = 400
-_FULL = "no space left on device"
+_FULL = ("no space left on device", ": wrote only ")
+"""What programs say of a full disk; the second is tar's, when a part of the last block did fit."""
 
 
 def alone(argv: Sequence[str]) -> list[str]:
@@ -81,7 +82,7 @@ def watch(
         stderr = b"".join(kept)
         error = process.failed(argv, returncode, stderr)
         error.stderr = stderr.decode(errors="replace")
-        if _FULL in error.stderr.lower():
+        if any(words in error.stderr.lower() for words in _FULL):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise error
 
