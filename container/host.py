@@ -112,6 +112,13 @@ class HostInstance(LocalInstance):
         self._marks.stamp(Mark.ENTRYPOINT, at)
         self._save(starting=False)
 
+    def _adopt(self) -> None:
+        super()._adopt()
+        if self._child is None and "pid" not in self._record.engine:  # an attached command has no file that tells it
+            leaders = [pid for pid in self.cgroup.pids() if _leads_session(pid)]
+            if leaders:
+                self._note(pid=leaders[0], started=process.start_time(leaders[0]))
+
     def _settle(self, timeout: float | None) -> None:
         """Nothing: `_launch` returns when the command is executed."""
 
@@ -262,3 +269,10 @@ def _becoming(change: Callable[[], None]) -> Iterator[Callable[[], None]]:
 def _not_executed(command: str, error: OSError) -> CommandError:
     missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
     return CommandError(f"{command or error.filename}: {error.strerror}", exit_code=127 if missing else 126)
+
+
+def _leads_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
