@@ -56,6 +56,10 @@ def pull(
 ) -> None:
     """Fetch an image from a registry and print its digest.
 
+    Passwords are those of `skopeo login` and `docker login`. A registry's certificate is checked against the
+    system's and against certs.d/REGISTRY in /etc/containers; one on this machine may speak plain HTTP.
+    HYBRID_IMAGE_BYTES (64g), HYBRID_IMAGE_ENTRIES and HYBRID_IMAGE_RATIO bound what an image may expand to.
+
     Examples:
 
       hybrid image pull debian:bookworm

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 import pytest
 
 from hybrid.errors import ImageError, ToolError
-from hybrid.images import debian, skopeo
+from hybrid.images import buildah, debian, skopeo
 from hybrid.images.reference import parse
 from hybrid.images.tools import disk_full_told, watch
 
@@ -63,6 +64,15 @@ def test_skopeo(message: str, says: str) -> None:
     stderr = f'time="2024-01-01T00:00:00Z" level=fatal msg="{message}"'
     error = skopeo._explain(parse("r.example/a:1"), ToolError("skopeo: x", returncode=1, stderr=stderr))
     assert isinstance(error, ImageError) and says in error.what and error.mend
+
+
+def test_what_buildah_is_told_of_registries() -> None:
+    names = ["busybox", "127.0.0.1:5000/base:1", "localhost/made", "docker://[::1]:5000/x", "${BASE}", "reg.example/x"]
+    text = buildah.registries('[[registry]]\nlocation = "mirror"\n', names)
+    assert text.startswith('unqualified-search-registries = ["docker.io"]\n[[registry]]\nlocation = "mirror"')
+    assert re.findall(r'location = "(.*)"\ninsecure = true', text) == ["127.0.0.1:5000", "[::1]:5000"]
+    given = 'unqualified-search-registries = ["own.example"]'
+    assert buildah.registries(given, ["busybox"]) == given
 
 
 def test_a_full_disk_however_it_shows() -> None:

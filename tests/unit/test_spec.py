@@ -200,7 +200,16 @@ GOOD = [
     "image: {debian: bookworm}\ncontainer: {userns: false}\nisolation: host\nnetwork_mode: none",
     "image: {debian: bookworm, packages: [g++, libc6=2.36-9]}\nstop_grace_period: 1.5s\nvm: {}",
 ]
+GOOD += [
+    "image: x\npull_policy: always\nplatform: linux/arm64/v8",
+    "build: {context: ., dockerfile: app.yaml, args: [A=1], target: run}\npull_policy: build",
+    "build: {dockerfile: app.yaml, args: {A: 1}}\nimage: team/app:1",
+]
 BAD = [
+    "build: {context: 1}",
+    "build: {dockerfile: app.yaml, context: ., nope: 1}",
+    "image: x\npull_policy: daily",
+    "image: x\nplatform: Linux",
     "command: x",
     "image: x\nnope: 1",
     "image: {debian: bookworm, rootfs: /}",
