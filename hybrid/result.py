@@ -190,7 +190,8 @@ def load(path: Path) -> Result:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of result.json."""
-    return _adapter().json_schema()
+    found: dict[str, Any] = _adapter().json_schema()
+    return found
 
 
 def _adapter() -> Any:

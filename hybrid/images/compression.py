@@ -70,12 +70,14 @@ def decompress(path: Path, target: Path) -> None:
 
 def _told(read: Read) -> Read:
     """The many errors for a damaged gzip as the one that a program would be."""
-    from isal import igzip, igzip_lib
+    from gzip import BadGzipFile
+
+    from isal import igzip_lib
 
     def reading(size: int) -> bytes:
         try:
             return read(size)
-        except (EOFError, igzip_lib.IsalError, igzip.BadGzipFile) as error:
+        except (EOFError, igzip_lib.IsalError, BadGzipFile) as error:
             raise ToolError(f"gzip: {error}", returncode=1) from None
 
     return reading

@@ -196,11 +196,13 @@ def test_follow_stops_when_its_reader_has_gone(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"x" * 200_000)
     read, write = os.pipe()
     os.close(read)
-    follow = Follow(tmp_path / "log", write)
+    told: list[bool] = []
+    follow = Follow(tmp_path / "log", write, lambda: told.append(True))
     follow.copy()
     follow.copy()
     follow.close()
     os.close(write)
+    assert told == [True]
 
 
 def test_feed_counts_what_it_passed_on(tmp_path: Path) -> None:
