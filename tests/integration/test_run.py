@@ -64,8 +64,14 @@ def test_a_command_that_is_killed(cli: Any, tools: Path, kind: str) -> None:
     with cli.start("run", "--as", kind, "--name", "hit", tools, "sh", "-c", "echo ready; exec sleep 1000") as running:
         assert running.stdout.readline() == b"ready\n"
         os.kill(cli.ps()["hit"]["pid"], signal.SIGKILL)
-        assert running.wait() == 137
-        assert running.stderr.read() == b""
+        code = running.wait()
+        err = running.stderr.read()
+    if kind == "vm":  # what was killed is the machine; how its command ended nobody can tell
+        assert code == 125
+        assert b"ended without telling an exit code" in err
+        assert cli.ps() == {}
+        return
+    assert (code, err) == (137, b"")
     assert cli.ps()["hit"]["exit_code"] == 137
     assert cli("rm", "hit").returncode == 0
 
@@ -190,6 +196,8 @@ def wait_for(path: Path, running: Any) -> None:
 
 
 def test_standard_output_that_is_closed(cli: Any, tools: Path, kind: str) -> None:
+    if kind == "vm":
+        pytest.skip("a VM's command writes to a file of QEMU's, which nobody closes")
     with cli.start("run", "--rm", "--as", kind, tools, "sh", "-c", "yes") as running:
         running.stdout.read(10)
         running.stdout.close()
