@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hybrid.home import Home
 from hybrid.process import send_signal, start_time
+from hybrid.store import locked
 
 
 def hold(root: Path) -> int:
@@ -21,12 +22,16 @@ def hold(root: Path) -> int:
 
 
 def sweep(home: Home) -> None:
-    """Remove every root of this home whose owner has ended and in which no VM lives on."""
+    """Remove every root of this home whose owner has ended and in which no VM lives on, and unfinished kernels."""
     for root in home.run.glob("libvirt-*"):
         if _is_ours(root, home) and not _is_held(root) and not _lives_on(root):
             for pid in _asked(root):
                 send_signal(pid, start_time(pid))
             shutil.rmtree(root, ignore_errors=True)
+    for folder, scratch in ((home.cache / "kernels", ".fetch-*"), (home.cache / "init", "tmp*")):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), locked(folder / "lock", wait=False):
+            for path in folder.glob(scratch):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_ours(root: Path, home: Home) -> bool:
