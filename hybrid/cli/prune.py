@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def prune() -> int:
-    """Remove every instance that has ended, and what a killed hybrid left unfinished.
+    """Remove what has ended, and what a killed hybrid left.
 
     What runs, or is being made at this moment, is not touched.
     """

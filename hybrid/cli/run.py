@@ -34,7 +34,7 @@ def run(
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running and print its name.")] = False,
     name: Annotated[str | None, typer.Option("--name", help="The instance's name; else one is made up.")] = None,
 ) -> int:
-    """Run a spec or an image as a virtual machine, as a container or on the bare host.
+    """Run a spec or an image: as a VM, a container or on the host.
 
     Standard input, output, error and signals pass through to the command, and its exit status is
     ours: 125 when hybrid itself failed, 126 when the command cannot be executed, 127 when it is not

@@ -14,7 +14,7 @@ def stop(
         typer.Option("--time", "-t", min=0, help="Seconds until SIGKILL; else as the spec says, else 10."),
     ] = None,
 ) -> int:
-    """Stop instances: their stop signal first, SIGKILL when that is not enough.
+    """Stop instances by their stop signal, then by SIGKILL.
 
     Examples:
 
