@@ -139,6 +139,7 @@ def make_tree(folder: Path, tree: Path, sources: str) -> None:
             *(need("mmdebstrap"), "--mode=root", "--variant=minbase", "--format=directory"),
             f"--include={','.join(BASE)}",
             *(f"--dpkgopt=path-exclude={pattern}" for pattern in WITHOUT),
+            "--dpkgopt=force-unsafe-io",
             '--aptopt=APT::Install-Recommends "false"',
             '--aptopt=Acquire::Retries "5"',
             f'--customize-hook=mkdir -p "$1/{libraries}" && cp -r {libraries_directory()}/. "$1/{libraries}"',

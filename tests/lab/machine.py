@@ -7,7 +7,9 @@ a virtio port: no network, and the machine says by itself when it is up.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import shlex
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from hybrid.process import DEVNULL, need, run, spawn
 from tests.lab.disk import Disk
 
 BOOT_TIMEOUT = 240.0
+PR_SET_PDEATHSIG = 1
 SSHD = """\
 HostKey /lab/host_key
 AuthorizedKeysFile /lab/authorized_keys
@@ -86,7 +89,9 @@ def booted(disk: Disk, payload: Path, folder: Path) -> Iterator[Lab]:
         stack.enter_context(ours)
         with theirs, (folder / "qemu.log").open("wb") as log:
             argv = command_line(disk, payload_disk(payload, folder, *keys), folder, theirs.fileno())
-            child = stack.enter_context(spawn(argv, stdout=DEVNULL, stderr=log, pass_fds=[theirs.fileno()]))
+            child = stack.enter_context(
+                spawn(argv, stdout=DEVNULL, stderr=log, pass_fds=[theirs.fileno()], setup=die_with_parent)
+            )
         transport = paramiko.Transport(ours)
         stack.callback(transport.close)
         log_in(transport, keys, child, folder / "console.log")
@@ -133,6 +138,11 @@ def command_line(disk: Disk, payload: Path, folder: Path, channel: int) -> list[
         *("-serial", f"file:{folder / 'console.log'}", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"),
         *("-chardev", f"socket,id=ssh,fd={channel}", "-device", "virtserialport,chardev=ssh,name=lab"),
     ]
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it ends, however that happens."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def tail(console: Path, lines: int = 40) -> str:
