@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from container.mounts import IdMap
+from hybrid.defaults import hosts
 
 if TYPE_CHECKING:
     from hybrid.image import Process
@@ -196,11 +197,6 @@ def _sysctl(ids: IdMap | None) -> dict[str, str]:
     """What Docker sets in a network namespace of its own: low ports and ping for everybody in it."""
     last = 2147483647 if ids is None else ids.size - 1
     return {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": f"0 {last}"}
-
-
-def hosts(hostname: str) -> str:
-    """/etc/hosts of an instance without a network."""
-    return f"127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
 def files(hostname: str) -> Sequence[tuple[str, str]]:

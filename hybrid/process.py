@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from hybrid.errors import HostError, ToolError
 
@@ -22,6 +22,7 @@ Child: TypeAlias = subprocess.Popen[bytes]
 
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
+STDOUT = subprocess.STDOUT
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -121,6 +122,19 @@ def spawn(
                 stream.close()
 
 
+class _Started(subprocess.Popen[bytes]):
+    """A program that ends when a signal interrupts its start, when nobody has a name for it yet."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        try:
+            super().__init__(*args, **settings)
+        except BaseException:
+            if getattr(self, "pid", None) is not None and self.returncode is None:
+                self.kill()
+                self.wait()
+            raise
+
+
 def launch(
     argv: Sequence[Argument],
     *,
@@ -139,7 +153,7 @@ def launch(
     `executable` is what is executed when argv[0] is only to be its name.
     """
     try:
-        return subprocess.Popen(
+        return _Started(
             [os.fspath(argument) for argument in argv],
             stdin=stdin,
             stdout=stdout,

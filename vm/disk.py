@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hybrid.errors import HostError, ToolError
 from hybrid.home import Home
 from hybrid.image import Image
-from hybrid.process import need, run
+from hybrid.process import PIPE, STDOUT, need, run, spawn
 from hybrid.store import locked
 
 SIZE = 10 << 30
@@ -52,6 +53,7 @@ def write_ext4(
     """
     options = f"lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0,offset={offset}"
     fixed = [] if identity is None else ["-U", identity]
+    env = None if epoch is None else {**os.environ, "E2FSPROGS_FAKE_TIME": str(epoch)}
     try:
         run(
             [
@@ -60,12 +62,26 @@ def write_ext4(
                 *("-E", options if identity is None else f"{options},hash_seed={identity}"),
                 *("-d", tree, path, f"{size >> 10}k"),
             ],
-            env=None if epoch is None else {**os.environ, "E2FSPROGS_FAKE_TIME": str(epoch)},
+            env=env,
         )
+        if not os.path.lexists(tree / "lost+found"):
+            _edit(path, offset, ["rmdir lost+found"], env)  # mke2fs makes one: the image does not know it
     except ToolError as error:
         if "No space left" in error.stderr or "short write" in error.stderr:
             raise HostError("the disk is full", where=str(path), mend="free some space, or set HYBRID_HOME") from None
         raise HostError(f"the VM's disk cannot be made: {error.what}", where=str(path), mend="hybrid doctor") from None
+
+
+def _edit(path: Path, offset: int, commands: Sequence[str], env: Mapping[str, str] | None) -> None:
+    """Change a file system by debugfs(8). ToolError when it says anything: its exit code does not tell."""
+    with path.open("r+b") as file:  # its name may hold a character that debugfs takes for its own
+        disk = f"/proc/self/fd/{file.fileno()}?offset={offset}"
+        argv = [need("debugfs", "e2fsprogs"), "-w", "-f", "-", disk]
+        with spawn(argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT, pass_fds=[file.fileno()], env=env) as child:
+            said = child.communicate("".join(f"{each}\n" for each in commands).encode())[0].decode(errors="replace")
+    errors = [line for line in said.splitlines() if line.strip() and not line.startswith("debugfs")]
+    if errors or child.returncode != 0:
+        raise ToolError(f"debugfs: {(errors or ['failed'])[0]}", returncode=1, stderr=said)
 
 
 def instance_disk(base: Path, path: Path) -> None:

@@ -396,7 +396,7 @@ static void loopback_up(void)
 
 static void become_user(void)
 {
-    struct rlimit files = {1048576, 1048576};
+    struct rlimit files = {1024, 1048576}; /* hybrid/defaults.py */
     setrlimit(RLIMIT_NOFILE, &files);
     if (setgroups(config.groupc, config.groups) < 0 || setgid(config.gid) < 0 || setuid(config.uid) < 0)
         die("the user");

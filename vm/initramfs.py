@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid.defaults import hosts
 from hybrid.errors import HostError, ToolError
 from hybrid.home import Home
 from hybrid.image import Process
@@ -89,14 +90,9 @@ def instance(process: Process, *, has_stdin: bool = False, partition: str | None
             Entry("config", 0o100600, config(process, has_stdin=has_stdin, partition=partition)),
             Entry("etc", 0o40755),
             Entry("etc/hostname", 0o100644, f"{process.hostname}\n".encode()),
-            Entry("etc/hosts", 0o100644, hosts(process.hostname)),
+            Entry("etc/hosts", 0o100644, hosts(process.hostname).encode()),
         ]
     )
-
-
-def hosts(hostname: str) -> bytes:
-    """/etc/hosts without a network: the loopback names, and the instance's own."""
-    return f"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n".encode()
 
 
 def config(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
