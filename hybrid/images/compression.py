@@ -77,7 +77,7 @@ def _told(read: Read) -> Read:
     def reading(size: int) -> bytes:
         try:
             return read(size)
-        except (EOFError, igzip_lib.IsalError, BadGzipFile) as error:
+        except (EOFError, OSError, ValueError) as error:
             raise ToolError(f"gzip: {error}", returncode=1) from None
 
     return reading

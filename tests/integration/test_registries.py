@@ -259,7 +259,7 @@ def test_a_killed_pull_goes_on_where_it_was(
 
 def arrivals(path: Path) -> bool:
     """Wait, without polling, until there is a file at `path`."""
-    from inotify_simple import INotify, flags  # type: ignore[import-untyped]
+    from inotify_simple import INotify, flags
 
     with INotify() as notifier:
         notifier.add_watch(path.parent, flags.MOVED_TO | flags.CREATE)
