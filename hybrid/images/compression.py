@@ -74,10 +74,12 @@ def _told(read: Read) -> Read:
 
     from isal import igzip_lib
 
+    damaged: tuple[type[Exception], ...] = (EOFError, igzip_lib.IsalError, BadGzipFile)
+
     def reading(size: int) -> bytes:
         try:
             return read(size)
-        except (EOFError, OSError, ValueError) as error:
+        except damaged as error:
             raise ToolError(f"gzip: {error}", returncode=1) from None
 
     return reading
