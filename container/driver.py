@@ -7,22 +7,24 @@ import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from container import bundle, mounts, runtime, seccomp
 from container.instance import ContainerInstance
-from container.local import process_values
 from container.mounts import IdMap
 from container.procevents import ProcessEvents
+from container.records import new_record
 from hybrid import cgroups, process
+from hybrid.defaults import OPEN_FILES
 from hybrid.driver import Kind, Problem, Request
 from hybrid.errors import HostError, HybridError
 from hybrid.marks import Mark
-from hybrid.store import InstanceStore, Record, new_id, now
+from hybrid.store import InstanceStore, new_id
 
 if TYPE_CHECKING:
     from hybrid.home import Home
     from hybrid.image import Image
+    from hybrid.store import Record
 
 _ID_BASE = 2_000_000_000
 """First of the 65536 ids of the host that stand for a container's, unless /etc/subuid gives `hybrid` others.
@@ -30,8 +32,6 @@ _ID_BASE = 2_000_000_000
 Above what useradd hands out to users and below what systemd reserves, so no user's own range overlaps.
 """
 _IDS = 65536
-_OPEN_FILES = (1024, 1 << 20)
-"""Soft and hard limit of open files, as systemd's and Docker's defaults have them; never above our own."""
 
 
 class ContainerDriver:
@@ -77,7 +77,9 @@ class ContainerDriver:
         compiled = kept.read_bytes() if kept.exists() else b""
         store = InstanceStore(self._home)
         final = store.path(request.name)
-        _reachable(final.parent)
+        self._home.instances.mkdir(parents=True, exist_ok=True)
+        if ids is not None:
+            _reachable(self._home.instances)
         with store.making(request.name) as (directory, commit):
             place = bundle.Place(
                 root=final / "rootfs",
@@ -115,23 +117,6 @@ class ContainerDriver:
         return self._home.run / "oci"
 
 
-def new_record(request: Request, kind: Kind, directory: Path, *, id: str | None = None, **engine: Any) -> Record:
-    """The record of a new instance."""
-    return Record(
-        name=request.name,
-        id=id or new_id(),
-        kind=kind,
-        image=request.image.digest,
-        image_name=request.image.names[0] if request.image.names else "",
-        command=request.process.argv,
-        created=now(),
-        directory=directory,
-        stop_signal=request.process.stop_signal,
-        stop_timeout=request.process.stop_timeout,
-        engine={"process": process_values(request.process), **engine},
-    )
-
-
 def id_map(subuid: Path = Path("/etc/subuid")) -> IdMap:
     """The host's ids that stand for a container's: the range that the administrator gave to `hybrid`, else ours."""
     if subuid.exists():
@@ -144,10 +129,10 @@ def id_map(subuid: Path = Path("/etc/subuid")) -> IdMap:
 
 
 def open_files() -> tuple[int, int]:
-    """Soft and hard limit of open files for a command: Docker's, as far as this process may give them."""
+    """Soft and hard limit of open files for a command: the usual, as far as this process may give them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = _OPEN_FILES[1] if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES[1])
-    return min(_OPEN_FILES[0], allowed), allowed
+    allowed = OPEN_FILES[1] if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES[1])
+    return min(OPEN_FILES[0], allowed), allowed
 
 
 def _write_etc(directory: Path, hostname: str, ids: IdMap | None) -> None:

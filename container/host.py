@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from container import enter, mounts
-from container.bundle import hosts
-from container.driver import needs, new_record, open_files
+from container.driver import needs, open_files
 from container.enter import Plan
-from container.local import LocalInstance, saved_process
+from container.local import LocalInstance
 from container.mounts import Layers
 from container.procevents import ProcessEvents
+from container.records import new_record, saved_process
 from hybrid import cgroups, health, process
+from hybrid.defaults import hosts
 from hybrid.driver import Kind, Problem, Request, Stdio
 from hybrid.errors import CommandError, HybridError, NotReadyError
 from hybrid.marks import Mark

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from container.leftovers import remove_directory, strays
+from container.records import saved_process
 from hybrid import cgroups, evidence, health, process, usage
 from hybrid.driver import Evidence, Kind, State, Status, Stdio, Usage
 from hybrid.errors import HybridError, InstanceError, NotReadyError
-from hybrid.image import Healthcheck, Process
 from hybrid.marks import Mark, Marks
 from hybrid.store import Record, locked
 
@@ -216,7 +216,7 @@ class LocalInstance(ABC):
             process.bounded(self._child, 0)
             self._child = None
         if self._record.engine.get("starting"):
-            for pid in _strays(self._record):
+            for pid in strays(self._record):
                 for each in (pid, *usage.descendants(pid)):
                     process.send_signal(each, process.start_time(each))
 
@@ -357,36 +357,6 @@ _RUN = frozenset(("starting", "boot", "pid", "started", "monitor_pid", "monitor_
 """What the record tells of one run of the command."""
 
 
-def process_values(what: Process) -> dict[str, Any]:
-    """A process as JSON values, for the record."""
-    return asdict(what) | {"env": dict(what.env)}
-
-
-def saved_process(record: Record) -> Process:
-    """The process in a record."""
-    values = dict(record.engine["process"])
-    check = values["healthcheck"]
-    values["healthcheck"] = None if check is None else Healthcheck(**check | {"test": tuple(check["test"])})
-    return Process(**values | {"argv": tuple(values["argv"]), "groups": tuple(values["groups"])})
-
-
-def remove_directory(directory: Path) -> None:
-    """Remove an instance's directory: at first out of sight in one step, then what is in it."""
-    hidden = directory.with_name(f".{directory.name}.{os.getpid()}-{time.monotonic_ns():x}")
-    directory.rename(hidden)
-    remove_tree(hidden)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a tree that an instance may have filled with anything: deep, immutable, of any owner."""
-    with contextlib.suppress(OSError, RecursionError):
-        shutil.rmtree(path)
-    if path.exists():
-        with contextlib.suppress(HybridError):
-            process.run(["chattr", "-R", "-f", "-i", "-a", path])
-        process.run(["rm", "-rf", "--one-file-system", path])
-
-
 def _try(errors: list[Exception], step: Callable[[], object]) -> None:
     try:
         step()
@@ -404,13 +374,3 @@ def _wait_end(pid: int, started: int, timeout: float | None) -> bool:
         return process.start_time(pid) != started or process.ended(handle, timeout)
     finally:
         os.close(handle)
-
-
-def _strays(record: Record) -> Iterator[int]:
-    """Launchers of this instance whose own launcher was killed: known by its id and directory in their arguments."""
-    wanted = (os.fsencode(record.id), os.fsencode(record.directory))
-    for pid in usage.processes():
-        with contextlib.suppress(OSError):
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if pid != os.getpid() and all(word in arguments for word in wanted):
-                yield pid
