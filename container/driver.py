@@ -77,7 +77,6 @@ class ContainerDriver:
         compiled = kept.read_bytes() if kept.exists() else b""
         store = InstanceStore(self._home)
         final = store.path(request.name)
-        self._home.instances.mkdir(parents=True, exist_ok=True)
         if ids is not None:
             _reachable(self._home.instances)
         with store.making(request.name) as (directory, commit):

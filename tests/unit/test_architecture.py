@@ -19,7 +19,7 @@ HEAVY = ("libvirt", "paramiko", "pydantic", "scipy", "numpy", "matplotlib", "jin
 # Who may call whom, highest first: a module may import from its own layer and from lower ones. Whatever is
 # named nowhere is at the bottom, and may import from nowhere else.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("hybrid.__main__",),
+    ("hybrid.__main__", "benchmarks"),  # what is run by hand
     ("hybrid.cli",),
     ("hybrid.report", "hybrid.doctor"),
     ("hybrid.compare", "hybrid.answers", "hybrid.noise", "hybrid.summary"),
