@@ -30,7 +30,8 @@ def storage(home: Home) -> Path:
 
 def make(source: BuildSource, home: Home, work: Path, lock: int, progress: Progress) -> Layout:
     """Build the image in `work`, in Docker's form: OCI's has no healthcheck. Layers built before are used again."""
-    told = f"building {source.context.name}"
+    context = source.context.absolute()
+    told = f"building {context.name}"
     progress.step(told)
     env = {"TMPDIR": str(work), "CONTAINERS_REGISTRIES_CONF": str(_registries(source.file, work))}
     lines: list[str] = []
@@ -51,9 +52,10 @@ def make(source: BuildSource, home: Home, work: Path, lock: int, progress: Progr
         "--pull=false",
         "--network=host",
     ]
-    build += [f"--iidfile={work / 'built'}", f"--file={source.file}", *_options(source), str(source.context)]
+    build += [f"--iidfile={work / 'built'}", f"--file={source.file.absolute()}", *_options(source), str(context)]
     try:
-        watch(alone(["sh", "-c", 'exec "$@" >&2', "sh", *build]), line, env=env, pass_fds=[lock])
+        # Archives are named from the context on: FROM oci-archive:PATH.
+        watch(alone(["sh", "-c", 'exec "$@" >&2', "sh", *build]), line, env=env, pass_fds=[lock], cwd=context)
         image = (work / "built").read_text().strip()
         push = [*base, "push", "--quiet", "--disable-compression", image, f"dir:{work / 'fetched'}"]
         watch(alone(push), line, env=env, pass_fds=[lock], largest=limits().bytes)
