@@ -74,7 +74,8 @@ class Connection:
         atexit.register(self.close)
 
     def start(self, name: str, xml: str) -> None:
-        """Start the transient domain `name`."""
+        """Start the transient domain `name`, after what is left of its last run in this process has gone."""
+        self.wait_gone(name)
         self._running[name] = threading.Event()
         try:
             with translated("the VM does not start"), self.collecting():
