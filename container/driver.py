@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from container import bundle, mounts, runtime, seccomp
+from container import bundle, init, mounts, runtime, seccomp
 from container.instance import ContainerInstance
 from container.mounts import IdMap
 from container.procevents import ProcessEvents
@@ -72,6 +72,8 @@ class ContainerDriver:
         spec, id = request.spec, new_id()
         chosen = runtime.choose(spec.container.runtime, self._state)
         ids = id_map() if spec.container.userns else None
+        if is_init := init.is_init(request.process):
+            init.check(cgroups.tree())
         rules = seccomp.load(bundle.CAPABILITIES)
         kept = chosen.filter_file(rules)
         compiled = kept.read_bytes() if kept.exists() else b""
@@ -91,6 +93,8 @@ class ContainerDriver:
                 compiled=compiled,
             )
             config = bundle.runtime_config(spec, request.process, place)
+            if is_init:
+                config["mounts"] = init.with_init(config["mounts"], cgroups.Cgroup(id))
             (directory / "config.json").write_text(json.dumps(config))
             _write_etc(directory / "etc", request.process.hostname, ids)
             mounts.Layers(request.image.tree, directory / "layer", directory / "rootfs").prepare(ids)
@@ -103,6 +107,7 @@ class ContainerDriver:
                     runtime_root=str(chosen.root),
                     ids=None if ids is None else [ids.base, ids.size],
                     filter=None if compiled else str(kept),
+                    init=is_init,
                 )
             )
         request.marks.stamp(Mark.CREATE)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from container import mounts
+from container import init, mounts
 from container.local import LocalInstance
 from container.mounts import IdMap, Layers
 from container.procevents import ProcessEvents
@@ -73,6 +73,8 @@ class ContainerInstance(LocalInstance):
 
         def prepared() -> None:
             mounts.mount_root(self.layers, userns)
+            if self._record.engine.get("init"):
+                init.delegate(self.cgroup, None if ids is None else IdMap(*ids))
             if (idle := cgroups.tree().idle) is not None:
                 mounts.hide(idle)
             work()
