@@ -11,6 +11,7 @@ from hybrid.home import Home
 from hybrid.image import Image
 from hybrid.process import PIPE, STDOUT, need, run, spawn
 from hybrid.store import locked
+from vm import times
 
 SIZE = 10 << 30
 """Bytes that the guest sees; the file is sparse and takes only what is written."""
@@ -64,8 +65,11 @@ def write_ext4(
             ],
             env=env,
         )
+        times.mend(tree, path, offset)
         if not os.path.lexists(tree / "lost+found"):
             _edit(path, offset, ["rmdir lost+found"], env)  # mke2fs makes one: the image does not know it
+        elif epoch is not None:
+            _edit(path, offset, ["set_super_value mnt_count 0"], env)  # and with it the time of the last write
     except ToolError as error:
         if "No space left" in error.stderr or "short write" in error.stderr:
             raise HostError("the disk is full", where=str(path), mend="free some space, or set HYBRID_HOME") from None
