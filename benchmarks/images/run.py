@@ -47,11 +47,7 @@ def main(names: Sequence[str]) -> int:
 
 def _examine(name: str, work: Path, found: dict[Kind, Driver], home: Home) -> dict[str, Any]:
     """Everything about one image: seconds until it was ready, by kind; what was seen; how kinds differ."""
-    store = ImageStore(home)
-    if (base := work / name / "debian.yaml").exists():
-        _export(base, work / name / "debian.tar", store)
-    asked = spec.load(work / f"{name}.yaml")
-    image = store.ensure(asked)
+    asked, image = image_of(name, work, ImageStore(home))
     row: dict[str, Any] = {"name": name, "digest": image.digest, "bytes": image.tree_bytes, "ready": {}, "failures": []}
     for kind in (Kind.CONTAINER, Kind.VM):
         try:
@@ -67,6 +63,14 @@ def _examine(name: str, work: Path, found: dict[Kind, Driver], home: Home) -> di
     different = parity.differences(seen)
     row |= {"files": len(seen[Kind.CONTAINER].tree), "tree": {kind: each.digest for kind, each in seen.items()}}
     return row | {"identity": seen[Kind.CONTAINER].identity, "differences": different[:50], "equal": not different}
+
+
+def image_of(name: str, work: Path, store: ImageStore) -> tuple[spec.Spec, Image]:
+    """A spec and its image, made when it is missing; `work` is where `parity.prepare` has put the specs."""
+    if (base := work / name / "debian.yaml").exists():
+        _export(base, work / name / "debian.tar", store)
+    asked = spec.load(work / f"{name}.yaml")
+    return asked, store.ensure(asked)
 
 
 def _export(base: Path, target: Path, store: ImageStore) -> None:
