@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,13 @@ LINKS = (
     "cat chmod cut dd df echo env false free grep head hostname id ip kill ls md5sum mkdir mknod mount nproc ping ps "
     "pwd rm sed seq sh sleep stat tail test touch true ulimit unshare wc wget yes"
 )
+
+
+def pytest_configure() -> None:
+    """Programs that the tests interrupt hear it, also when this run was started with signals ignored (nohup, `&`)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -345,10 +345,12 @@ def test_an_interrupted_export_leaves_nothing(
 
 def signalled(running: subprocess.Popen[bytes], number: int) -> int:
     """How it ends when it is told to, again if need be: what comes just before Python waits is heard with the next."""
-    while True:
+    for _ in range(10):
         running.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             return running.wait(5)
+    running.kill()
+    pytest.fail(f"it goes on after signal {number}")
 
 
 def test_mistakes_are_told_before_any_work(home: Path, spec: Path, tmp_path: Path) -> None:
