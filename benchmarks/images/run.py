@@ -109,7 +109,7 @@ def _write(rows: list[dict[str, Any]]) -> None:
         "has passed, once, on a busy machine (the VMs are emulated): a check that it works, not a measurement.",
         "Files: how many were compared, with all that `benchmarks/images/static/probe.c` says of each.",
         "Equal: environment, ids, groups, directory, names, limits, descriptors and PATH look-ups of the command in",
-        "container and VM, and every file in container, VM and host, down to the last byte and attribute.",
+        "container and VM, and every file in container, VM and host, with the exceptions that probe.c names.",
         "",
         "| image | MB | container ready | VM ready | files | tree as seen from inside | equal |",
         "| --- | ---: | ---: | ---: | ---: | --- | --- |",
