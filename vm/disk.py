@@ -13,6 +13,8 @@ from hybrid.process import PIPE, STDOUT, need, run, spawn
 from hybrid.store import locked
 from vm import times
 
+RECIPE = 2
+"""Counts the ways in which a tree was made into a disk: what an earlier way made is not used."""
 SIZE = 10 << 30
 """Bytes that the guest sees; the file is sparse and takes only what is written."""
 
@@ -21,7 +23,7 @@ def image_disk(home: Home, image: Image) -> Path:
     """The ext4 file of an image, made when it is missing. Atomic, and safe in parallel."""
     folder = home.cache / "disks"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{image.digest.removeprefix('sha256:')}.ext4"
+    path = folder / f"{image.digest.removeprefix('sha256:')}-{RECIPE}.ext4"
     if path.exists():
         return path
     with locked(folder / f"{path.name}.lock"):
