@@ -15,11 +15,12 @@ KINDS = ("host", "container", "vm")
 
 
 @pytest.fixture(scope="module")
-def compared(lab: Lab) -> dict[str, Any]:
-    """The result of comparing all kinds there."""
+def compared(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The result of comparing all kinds there; kept as result.json with what pytest keeps."""
     command = ("hybrid", "compare", "/lab/web.yaml", "--as", ",".join(KINDS), "--runs", "2", "--warmup", "0")
     seen = lab.run(*command, "--format", "json", "--output", "/tmp/result", timeout=400)
     assert seen.exit_code == 0, seen.stderr
+    (tmp_path_factory.mktemp("lab") / "result.json").write_text(seen.stdout)
     result: dict[str, Any] = json.loads(seen.stdout)
     return result
 
