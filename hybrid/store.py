@@ -149,16 +149,14 @@ class InstanceStore:
         self.directory.mkdir(parents=True, exist_ok=True)
         with locked(self.directory / ".lock"):
             hidden.mkdir(mode=0o711)
-            lock = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        return hidden, lock
+            return hidden, hold(hidden)
 
     def abandoned(self) -> Iterator[Path]:
         """Hidden directories whose maker was killed."""
         if not self.directory.exists():
             return
         with locked(self.directory / ".lock"):
-            found = [path for path in self.directory.glob(".*.*") if path.is_dir() and not _is_locked(path)]
+            found = [path for path in self.directory.glob(".*.*") if path.is_dir() and not is_held(path)]
         yield from found
 
     def damaged(self) -> Iterator[str]:
@@ -209,8 +207,15 @@ class InstanceStore:
         return InstanceError(f"the name {name!r} is in use", mend=f"hybrid rm {name}, or another --name")
 
 
-def _is_locked(directory: Path) -> bool:
-    """Whether a living process holds the lock on `directory`."""
+def hold(directory: Path) -> int:
+    """Lock a directory as its owner; the descriptor says so until it is closed or this process has ended."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a living process holds `directory`; one that has gone is nobody else's to take, and counts as held."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:

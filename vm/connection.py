@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from hybrid.errors import HostError, HybridError
 from hybrid.home import Home
 from hybrid.process import become_subreaper
-from vm.sweep import hold
+from hybrid.store import hold
 
 if TYPE_CHECKING:
     import libvirt

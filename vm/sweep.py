@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,20 +10,13 @@ from pathlib import Path
 
 from hybrid.home import Home
 from hybrid.process import send_signal, start_time
-from hybrid.store import locked
-
-
-def hold(root: Path) -> int:
-    """Lock a root as its owner; the descriptor says so until it is closed or this process has ended."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+from hybrid.store import is_held, locked
 
 
 def sweep(home: Home) -> None:
     """Remove every root of this home whose owner has ended and in which no VM lives on, and unfinished kernels."""
     for root in home.run.glob("libvirt-*"):
-        if _is_ours(root, home) and not _is_held(root) and not _lives_on(root):
+        if _is_ours(root, home) and not is_held(root) and not _lives_on(root):
             for pid in _asked(root):
                 send_signal(pid, start_time(pid))
             shutil.rmtree(root, ignore_errors=True)
@@ -40,20 +32,6 @@ def _is_ours(root: Path, home: Home) -> bool:
         return (root / "cache").readlink() == home.cache / "libvirt"
     except OSError:
         return False
-
-
-def _is_held(root: Path) -> bool:
-    try:
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _lives_on(root: Path) -> bool:
