@@ -10,6 +10,8 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_in_place: list[Interrupts] = []
+"""Those whose handlers are set, the innermost last."""
 
 
 class Interrupts:
@@ -32,11 +34,14 @@ class Interrupts:
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self.handle)
+            _in_place.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self in _in_place:
+            _in_place.remove(self)
 
     @contextmanager
     def shield(self) -> Iterator[None]:
@@ -70,3 +75,13 @@ class Interrupts:
         if self.number is not None and not self._raised and self._depth == 0:
             self._raised = True
             raise KeyboardInterrupt
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """A few steps that belong together, such as starting a program and taking it over, for whoever interrupts."""
+    if _in_place and threading.current_thread() is threading.main_thread():
+        with _in_place[-1].shield():
+            yield
+    else:
+        yield

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from hybrid.errors import HostError, ToolError
+from hybrid.interrupt import deferred
 
 Argument: TypeAlias = str | os.PathLike[str]
 Stream: TypeAlias = int | IO[bytes] | None
@@ -96,30 +97,37 @@ def spawn(
     new_session: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A running program; when the block ends, however it ends, so has the program."""
-    child = launch(
-        argv,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        env=env,
-        cwd=cwd,
-        pass_fds=pass_fds,
-        setup=setup,
-        new_session=new_session,
-    )
+    child = None
     try:
+        with deferred():
+            child = launch(
+                argv,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                cwd=cwd,
+                pass_fds=pass_fds,
+                setup=setup,
+                new_session=new_session,
+            )
         yield child
     finally:
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-        child.wait()
-        for stream in (child.stdin, child.stdout, child.stderr):
-            if stream is not None:
-                stream.close()
+        if child is not None:
+            _end(child)
+
+
+def _end(child: Child) -> None:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    child.wait()
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream is not None:
+            stream.close()
 
 
 class _Started(subprocess.Popen[bytes]):
