@@ -91,6 +91,10 @@ class Process:
     stop_timeout: float
     """Seconds from the stop signal to SIGKILL."""
     healthcheck: Healthcheck | None
+    tty: bool = False
+    """Its three streams are one terminal."""
+    stdin_open: bool = False
+    """Detached, its input stays open for who attaches."""
 
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -122,6 +126,8 @@ def merge(spec: Spec, image: Image, command: Sequence[str], name: str) -> Proces
         stop_signal=_stop_signal(spec, config),
         stop_timeout=10.0 if spec.stop_grace_period is None else spec.stop_grace_period,
         healthcheck=config.healthcheck if spec.healthcheck is None else spec.healthcheck.resolve(config.healthcheck),
+        tty=spec.tty,
+        stdin_open=spec.stdin_open,
     )
 
 

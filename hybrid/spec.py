@@ -217,6 +217,8 @@ class Spec(_Model):
         default=None, ge=0, description="From the stop signal to SIGKILL (10s)", examples=["10s"]
     )
     healthcheck: HealthcheckSpec | None = Field(default=None, description="How to tell that it is ready")
+    tty: StrictBool = Field(default=False, description="Give the command a terminal")
+    stdin_open: StrictBool = Field(default=False, description="Keep the input of a detached command open")
     network_mode: Annotated[Literal["none"], BeforeValidator(forms.network_mode)] = Field(
         default="none", description="The network; loopback only for now"
     )
