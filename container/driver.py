@@ -78,10 +78,10 @@ class ContainerDriver:
         kept = chosen.filter_file(rules)
         compiled = kept.read_bytes() if kept.exists() else b""
         store = InstanceStore(self._home)
-        final = store.path(request.name)
+        final = store.path(id)
         if ids is not None:
             _reachable(self._home.instances)
-        with store.making(request.name) as (directory, commit):
+        with store.making(request.name, id) as (directory, commit):
             place = bundle.Place(
                 root=final / "rootfs",
                 etc=final / "etc",

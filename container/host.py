@@ -30,7 +30,7 @@ from hybrid.defaults import hosts
 from hybrid.driver import Kind, Problem, Request, Stdio
 from hybrid.errors import CommandError, HybridError, NotReadyError
 from hybrid.marks import Mark
-from hybrid.store import InstanceStore, Record
+from hybrid.store import InstanceStore, Record, new_id
 
 if TYPE_CHECKING:
     from hybrid.home import Home
@@ -80,9 +80,10 @@ class HostDriver:
         return 0
 
     def create(self, request: Request) -> HostInstance:
-        with InstanceStore(self._home).making(request.name) as (directory, commit):
+        id = new_id()
+        with InstanceStore(self._home).making(request.name, id) as (directory, commit):
             Layers(request.image.tree, directory / "layer", directory / "rootfs").prepare(None)
-            record = commit(new_record(request, self.kind, directory, tree=str(request.image.tree)))
+            record = commit(new_record(request, self.kind, directory, id=id, tree=str(request.image.tree)))
         request.marks.stamp(Mark.CREATE)
         return HostInstance(record, request.marks)
 

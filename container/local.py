@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from container.leftovers import remove_directory, strays
+from container.leftovers import strays
 from container.records import saved_process
 from hybrid import cgroups, evidence, health, process, usage
 from hybrid.driver import Evidence, Kind, State, Status, Stdio, Usage
 from hybrid.errors import HybridError, InstanceError, NotReadyError
 from hybrid.marks import Mark, Marks
-from hybrid.store import Record, locked
+from hybrid.store import Record, discard, locked
 
 _MONITOR_PATIENCE = 5.0
 """Seconds that a monitor may take to note an exit code."""
@@ -186,7 +186,7 @@ class LocalInstance(ABC):
                 _try(errors, self._clear)
                 # The directory is how the next attempt finds what could not be removed by this one.
                 if not errors and self.directory.exists():
-                    _try(errors, lambda: remove_directory(self.directory))
+                    _try(errors, lambda: discard(self.directory))
         except FileNotFoundError:  # removed by another process: what is left are children of this one
             _try(errors, self._clear)
         if errors:

@@ -8,14 +8,14 @@ from typing import Any
 
 from hybrid.driver import Kind, Request
 from hybrid.image import Healthcheck, Process
-from hybrid.store import Record, new_id, now
+from hybrid.store import Record, now
 
 
-def new_record(request: Request, kind: Kind, directory: Path, *, id: str | None = None, **engine: Any) -> Record:
+def new_record(request: Request, kind: Kind, directory: Path, *, id: str, **engine: Any) -> Record:
     """The record of a new instance."""
     return Record(
         name=request.name,
-        id=id or new_id(),
+        id=id,
         kind=kind,
         image=request.image.digest,
         image_name=request.image.names[0] if request.image.names else "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from hybrid.drivers import open_instance, sweep
 from hybrid.errors import HybridError, InstanceError
 from hybrid.home import Home
 from hybrid.images import ImageStore
-from hybrid.store import NAME, InstanceStore, Record
+from hybrid.store import InstanceStore, Record, discard
 
 
 def remove(name: str, home: Home, *, force: bool) -> None:
@@ -26,9 +25,9 @@ def remove(name: str, home: Home, *, force: bool) -> None:
     try:
         record = store.get(name)
     except InstanceError:
-        if not (force and NAME.fullmatch(name) and store.path(name).is_dir()):
+        if not force:
             raise
-        salvage(store.path(name))
+        salvage(store.find(name))
         return
     instance = open_instance(record, home)
     if not force and instance.status().state is State.RUNNING:
@@ -50,6 +49,7 @@ def prune(home: Home) -> Iterator[str]:
     for directory in store.abandoned():
         _remove_unfinished(directory, home)
         yield directory.name
+    store.sweep()
     sweep(home)
     ImageStore(home).sweep()
 
@@ -73,7 +73,7 @@ def salvage(directory: Path) -> None:
         process.send_signal(pid, process.start_time(pid))
     for mount in _mounts(directory):
         process.run([process.need("umount", "mount"), "--lazy", mount])
-    shutil.rmtree(directory)
+    discard(directory)
 
 
 def _users(directory: Path) -> Iterator[int]:

@@ -7,9 +7,9 @@ after the one before it.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +19,7 @@ from hybrid.errors import CommandError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.image import Image
 from hybrid.marks import Mark, Marks
-from hybrid.store import InstanceStore, Record, locked, new_id
+from hybrid.store import InstanceStore, Record, discard, locked, new_id
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,12 @@ class FakeDriver:
 
     def create(self, request: Request) -> FakeInstance:
         process = request.process
-        with self.store.making(request.name) as (directory, commit):
+        id = new_id()
+        with self.store.making(request.name, id) as (directory, commit):
             record = commit(
                 Record(
                     name=request.name,
-                    id=new_id(),
+                    id=id,
                     kind=self.kind,
                     image=request.image.digest,
                     image_name="",
@@ -207,5 +208,6 @@ class FakeInstance:
     def destroy(self) -> None:
         self.driver.running.pop(self._record.id, None)
         self.driver.codes.pop(self._record.id, None)
-        shutil.rmtree(self._record.directory, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            discard(self._record.directory)
         tick(self._marks, Mark.GONE)

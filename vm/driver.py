@@ -102,13 +102,14 @@ class VmDriver:
             "kernel": None if spec.vm.kernel is None else str(spec.vm.kernel),
             "probed": request.process.healthcheck is not None,
         }
-        with InstanceStore(self._home).making(request.name) as (directory, commit):
+        id = new_id()
+        with InstanceStore(self._home).making(request.name, id) as (directory, commit):
             disk.instance_disk(base, directory / "disk.qcow2")
             guest.save_process(directory, request.process)
             record = commit(
                 Record(
                     name=request.name,
-                    id=new_id(),
+                    id=id,
                     kind=Kind.VM,
                     image=request.image.digest,
                     image_name=next(iter(request.image.names), request.image.digest),

@@ -22,7 +22,7 @@ from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyErro
 from hybrid.home import Home
 from hybrid.marks import Mark, Marks
 from hybrid.process import send_signal, start_time
-from hybrid.store import Record, locked
+from hybrid.store import Record, discard, locked
 from hybrid.usage import cpu_seconds, disk_bytes, memory
 from vm import domain, guest
 from vm.events import Events
@@ -296,7 +296,7 @@ class VmInstance:
     def destroy(self) -> None:
         with contextlib.ExitStack() as steps:  # run last to first; one that fails stops none
             steps.callback(self._marks.stamp, Mark.GONE)
-            steps.callback(_remove_directory, self._record.directory)
+            steps.callback(_remove, self._record.directory)
             steps.callback(self._forget_run)
             steps.callback(Cgroup(self._record.id).remove)
             steps.callback(self._kill)
@@ -346,9 +346,6 @@ def _tail(path: Path, size: int = 2000) -> str:
     return "".join(character if character.isprintable() or character == "\n" else "" for character in text).strip()
 
 
-def _remove_directory(directory: Path) -> None:
-    """Hide the directory first, so that no half-removed instance is ever listed."""
-    hidden = directory.with_name(f".{directory.name}.gone-{os.getpid()}")
+def _remove(directory: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
-        directory.rename(hidden)
-        shutil.rmtree(hidden)
+        discard(directory)

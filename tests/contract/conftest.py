@@ -164,7 +164,13 @@ def snapshot(home: Home) -> dict[str, set[str]]:
         "processes": {_words(pid) for pid in usage.processes() if base in _words(pid)},
         "files": {
             str(path)
-            for root in (home.instances, home.run, home.run / "oci/crun", home.run / "oci/runc")
+            for root in (
+                home.instances,
+                home.instances / ".names",
+                home.run,
+                home.run / "oci/crun",
+                home.run / "oci/runc",
+            )
             if root.is_dir()
             for path in root.iterdir()
         },
@@ -175,7 +181,7 @@ def left(home: Home, before: Mapping[str, set[str]], ids: list[str]) -> dict[str
     """What is on the host now that was not before, and the control groups and processes of these instances."""
     found = {name: now - before[name] for name, now in snapshot(home).items()}
     found["files"] -= {str(home.run / name) for name in ("oci", "oci/crun", "oci/runc")}
-    found["files"] -= {str(home.instances / ".lock")}
+    found["files"] -= {str(home.instances / ".lock"), str(home.instances / ".names")}
     found["files"] = {path for path in found["files"] if not Path(path).name.startswith("libvirt-")}  # a process's own
     found["cgroups"] = {str(path) for id in ids for path in Cgroup(id).directories if path.exists()}
     found["of an id"] = {_words(pid) for pid in usage.processes() if any(id in _words(pid) for id in ids)}

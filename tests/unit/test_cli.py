@@ -108,12 +108,13 @@ def test_prune_removes_what_a_killed_process_left_and_nothing_that_is_being_made
     store = InstanceStore(Home(root, root))
     abandoned = root / "instances" / ".killed.00000000"
     abandoned.mkdir(parents=True)
-    with store.making("young") as (directory, commit):
+    id = new_id()
+    with store.making("young", id) as (directory, commit):
         assert run(["prune"]) == 0
         assert directory.exists()
         assert not abandoned.exists()
-        record = Record("young", new_id(), Kind.HOST, "sha256:0", "x", ("true",), 0.0, directory)
-        assert commit(record).directory == root / "instances" / "young"
+        record = Record("young", id, Kind.HOST, "sha256:0", "x", ("true",), 0.0, directory)
+        assert commit(record).directory == root / "instances" / id
 
 
 def test_errors_say_what_where_and_mend() -> None:

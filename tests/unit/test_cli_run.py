@@ -86,11 +86,12 @@ class Driver:
         self.script.calls.append("create")
         self.script.request = request
         self.script.kind = self.kind
-        with InstanceStore(self.home).making(request.name) as (directory, commit):
+        id = new_id()
+        with InstanceStore(self.home).making(request.name, id) as (directory, commit):
             argv = request.process.argv
             return Instance(
                 self.script,
-                commit(Record(request.name, new_id(), self.kind, "sha256:0", "fake", argv, now(), directory)),
+                commit(Record(request.name, id, self.kind, "sha256:0", "fake", argv, now(), directory)),
             )
 
     def open(self, record: Record) -> Instance:
@@ -133,7 +134,7 @@ def spec(tmp_path: Path) -> Path:
 
 
 def instances(home: Home) -> list[str]:
-    return sorted(path.name for path in home.instances.iterdir() if path.is_dir()) if home.instances.exists() else []
+    return [record.name for record in InstanceStore(home)]
 
 
 FOREGROUND = ["ensure", "prepare", "create", "start", "entrypoint", "wait"]
