@@ -1,7 +1,7 @@
 """The initramfs: our init, the modules it loads, and the description of one command.
 
 A pure function writes the archive (the kernel's "newc" cpio, Documentation/driver-api/early-userspace/
-buffer-format.rst); only the init's binary, compiled once from init.c, comes from outside.
+buffer-format.rst); only the init's binary, compiled once from init/*.c, comes from outside.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hybrid.image import Process
 from hybrid.process import need, run
 from hybrid.store import locked
 
-SOURCE = Path(__file__).with_name("init.c")
+SOURCES = Path(__file__).with_name("init")
 COMPILE = ("-std=gnu11", "-Os", "-static", "-s", "-Wl,--gc-sections", "-ffunction-sections")
 
 
@@ -33,16 +33,17 @@ class Entry:
 
 
 def init_binary(home: Home) -> bytes:
-    """The compiled init, from the cache when its source and flags are unchanged."""
-    source = SOURCE.read_bytes()
+    """The compiled init, from the cache when its sources and flags are unchanged."""
+    sources = sorted(SOURCES.glob("*.[ch]"))
+    state = repr([COMPILE, *((path.name, path.read_bytes()) for path in sources)])
     cache = home.cache / "init"
     cache.mkdir(parents=True, exist_ok=True)
-    binary = cache / hashlib.sha256(source + repr(COMPILE).encode()).hexdigest()[:16]
+    binary = cache / hashlib.sha256(state.encode()).hexdigest()[:16]
     if not binary.exists():
         with locked(cache / "lock"), tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / "init"
             try:
-                run([need("gcc"), *COMPILE, "-o", made, SOURCE])
+                run([need("gcc"), *COMPILE, "-o", made, *(path for path in sources if path.suffix == ".c")])
             except ToolError as error:
                 raise HostError(
                     f"the guest's init does not compile: {error.what}", mend="apt-get install gcc libc6-dev"
@@ -84,7 +85,7 @@ def _numbered(folder: str, files: Sequence[bytes]) -> Iterable[Entry]:
 
 
 def instance(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
-    """The part that describes one instance's command. With a partition it runs standalone: see init.c."""
+    """The part that describes one instance's command. With a partition it runs standalone: see init/init.h."""
     return archive(
         [
             Entry("config", 0o100600, config(process, has_stdin=has_stdin, partition=partition)),
@@ -96,7 +97,7 @@ def instance(process: Process, *, has_stdin: bool = False, partition: str | None
 
 
 def config(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
-    """The command as NUL-terminated `key=value` strings, which init.c reads.
+    """The command as NUL-terminated `key=value` strings, which init/config.c reads.
 
     No value holds a NUL (the spec and the OCI config refuse it), so none can pose as another key.
     """
