@@ -24,6 +24,7 @@ def new_record(request: Request, kind: Kind, directory: Path, *, id: str, **engi
         directory=directory,
         stop_signal=request.process.stop_signal,
         stop_timeout=request.process.stop_timeout,
+        spec=request.spec.saved(),
         engine={"process": _values(request.process), **engine},
     )
 

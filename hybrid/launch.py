@@ -16,16 +16,20 @@ if TYPE_CHECKING:
     from hybrid.home import Home
     from hybrid.image import Image
     from hybrid.spec import Spec
+    from hybrid.specoptions import Option
 
 
-def load(target: str) -> Spec:
-    """The spec that `target` means: a file when there is one or when it is named like one, else an image."""
+def load(target: str, options: Sequence[Option] = ()) -> Spec:
+    """The spec that `target` means, with options over it.
+
+    That is a file when there is one or when it is named like one, else an image.
+    """
     from hybrid import spec
 
     path = Path(target)
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        return spec.load(path)
-    return spec.for_image(target)
+        return spec.load(path, options=options)
+    return spec.for_image(target, options)
 
 
 def check(driver: Driver) -> None:

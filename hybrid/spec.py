@@ -7,7 +7,7 @@ or not supported is an error, never ignored; only keys that start with `x-` are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -27,11 +27,12 @@ from pydantic import (
 )
 
 from hybrid import specforms as forms
-from hybrid import yamlfile
+from hybrid import specoptions, yamlfile
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
 from hybrid.image import Healthcheck
 from hybrid.specerrors import explain
+from hybrid.specoptions import Option
 
 _ENVIRONMENT = "environment"
 _DIRECTORY = "directory"
@@ -250,6 +251,10 @@ class Spec(_Model):
         """The file that the spec was read from."""
         return self._source
 
+    def saved(self) -> dict[str, Any]:
+        """What was said in it, as JSON values: for an instance's record."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
     def from_file(self, path: Path) -> Self:
         """This spec, known to come from `path`."""
         copy = self.model_copy()
@@ -257,8 +262,8 @@ class Spec(_Model):
         return copy
 
 
-def load(path: Path, environment: Mapping[str, str] | None = None) -> Spec:
-    """The spec in a file. SpecError names every mistake in it.
+def load(path: Path, environment: Mapping[str, str] | None = None, options: Sequence[Option] = ()) -> Spec:
+    """The spec in a file, with `options` over it. SpecError names every mistake in the one or in the others.
 
     `environment` (this process's own, if None) gives the values of variables named without one.
     Relative paths in a spec start from its directory.
@@ -274,18 +279,29 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> Spec:
         _ENVIRONMENT: os.environ if environment is None else environment,
     }
     try:
-        return Spec.model_validate(values, context=context).from_file(path)
+        spec = Spec.model_validate(values, context=context)
     except ValidationError as error:
         raise SpecError(explain(error, Spec, document)) from None
+    return _with_options(spec, values, options, context).from_file(path)
 
 
-def for_image(reference: str) -> Spec:
-    """The spec that only names an image."""
+def for_image(reference: str, options: Sequence[Option] = ()) -> Spec:
+    """The spec that names an image and says nothing else but `options`."""
     try:
-        return Spec(image=reference)
+        spec = Spec(image=reference)
     except ValidationError as error:
         found = explain(error, Spec, None)
         raise SpecError([HybridError(each.what.removeprefix("image: "), mend=each.mend) for each in found]) from None
+    return _with_options(spec, {"image": reference}, options, {_DIRECTORY: Path.cwd(), _ENVIRONMENT: os.environ})
+
+
+def _with_options(spec: Spec, values: Mapping[str, Any], options: Sequence[Option], context: Mapping[str, Any]) -> Spec:
+    if not options:
+        return spec
+    try:
+        return Spec.model_validate(specoptions.merged(values, options), context=dict(context))
+    except ValidationError as error:
+        raise SpecError(specoptions.explained(error, Spec, options)) from None
 
 
 def schema() -> dict[str, Any]:

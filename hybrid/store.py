@@ -50,6 +50,8 @@ class Record:
     directory: Path
     stop_signal: int = 15
     stop_timeout: float = 10.0
+    spec: dict[str, Any] = field(default_factory=dict)
+    """What its spec and the options over that said, as JSON values."""
     engine: dict[str, Any] = field(default_factory=dict)
     """What the driver needs to find what runs: pids with start times, paths. JSON values only."""
 

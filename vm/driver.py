@@ -118,6 +118,7 @@ class VmDriver:
                     directory=directory,
                     stop_signal=request.process.stop_signal,
                     stop_timeout=request.process.stop_timeout,
+                    spec=request.spec.saved(),
                     engine=engine,
                 )
             )

@@ -11,7 +11,27 @@ from typer.core import TyperCommand, TyperGroup
 
 from hybrid.interrupt import Interrupts
 
-COMMANDS = ("run", "ps", "stop", "rm", "prune", "compare", "image", "spec", "doctor")
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Instances": (
+        "run",
+        "create",
+        "start",
+        "stop",
+        "restart",
+        "kill",
+        "pause",
+        "unpause",
+        "wait",
+        "rename",
+        "rm",
+        "prune",
+    ),
+    "Inside an instance": ("exec", "shell", "attach", "top", "logs"),
+    "What there is": ("ps",),
+    "Images, specs and the machine": ("image", "spec", "doctor"),
+    "Measuring": ("compare",),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 
 _HELP = """One image spec, run as a virtual machine or as a container, and measured.
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
-from hybrid.cli.errors import lines, printable
-from hybrid.errors import HybridError
+from hybrid.cli.errors import tell
 
 
-def each(names: Sequence[str], deed: Callable[[str], None]) -> int:
-    """Do `deed` to every name, once each, and print those for which it was done; 1 if one failed."""
+def each(names: Sequence[str], deed: Callable[[str], str | None]) -> int:
+    """Do `deed` to every name, once each; print what it returns, or the name when that is nothing; 1 if one failed."""
     failed = False
     for name in dict.fromkeys(names):
         try:
-            deed(name)
-            print(name, flush=True)
-        except HybridError as error:
+            done = deed(name)
+            print(name if done is None else done, flush=True)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
             failed = True
-            for line in lines(error):
-                print(printable(line), file=sys.stderr)
+            tell(error)
     return int(failed)

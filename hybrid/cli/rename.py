@@ -1,0 +1,24 @@
+"""`hybrid rename`: another name for an instance. What runs in it does not notice."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hybrid.cli.arguments import Name
+
+
+def rename(name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="Its name from now on.")]) -> int:
+    """Give an instance another name, whether it runs or not. Its host name stays.
+
+    Example:
+
+      hybrid rename web web-old
+    """
+    from hybrid.home import default_home
+    from hybrid.store import InstanceStore
+
+    store = InstanceStore(default_home())
+    store.rename(store.get(name), new)
+    return 0

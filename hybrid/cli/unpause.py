@@ -1,0 +1,19 @@
+"""`hybrid unpause`: let a paused instance run on."""
+
+from __future__ import annotations
+
+from hybrid.cli.arguments import Names, named
+
+
+def unpause(names: Names) -> int:
+    """Let paused instances run on.
+
+    Examples:
+
+      hybrid unpause web
+
+      hybrid unpause web cache
+    """
+    from hybrid.cli.each import each
+
+    return each(names, lambda name: named(name).unpause())
