@@ -23,6 +23,10 @@ LINKS = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, help="how many steps of each verb and kind are killed at (test_kill_steps)")
+
+
 def pytest_configure() -> None:
     """Programs that the tests interrupt hear it, also when this run was started with signals ignored (nohup, `&`)."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
