@@ -63,11 +63,8 @@ def _measure(work: Path, containers: int, vms: int, runs: int) -> tuple[dict[str
     names = [f"c{number}" for number in range(containers)] + [f"v{number}" for number in range(vms)]
     found: dict[str, Any] = {"up": _timed(partial(_start, home, spec, names))}
     wrong = list(_lies(home, names))
-    for verb, words in {
-        "ps": ("ps", "--format", "json"),
-        "stats": ("stats", "--no-stream", "--format", "json"),
-    }.items():
-        found[verb] = statistics.median(_timed(lambda words=words: _hybrid(home, *words)) for _ in range(runs))
+    for verb, words in VERBS.items():
+        found[verb] = statistics.median(_timed(partial(_hybrid, home, *words)) for _ in range(runs))
     found["down"] = _timed(partial(_hybrid, home, "rm", "-f", *names))
     _hybrid(home, "prune")
     after = _counts(home)
