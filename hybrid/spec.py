@@ -27,10 +27,12 @@ from pydantic import (
 )
 
 from hybrid import specforms as forms
+from hybrid import specnetwork as net
 from hybrid import specoptions, yamlfile
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
 from hybrid.image import Healthcheck
+from hybrid.network.model import Port
 from hybrid.specerrors import explain
 from hybrid.specoptions import Option
 
@@ -156,6 +158,17 @@ class HealthcheckSpec(_Model):
         )
 
 
+class NetworkOptions(_Model):
+    """How an instance joins one network."""
+
+    aliases: tuple[Annotated[str, *_form(forms.hostname, {"type": "string", "maxLength": 63})], ...] = Field(
+        default=(), description="More names under which others on it find the instance", examples=[["db"]]
+    )
+    ipv4_address: Annotated[str, *_form(net.address, {"type": "string"})] | None = Field(
+        default=None, description="The address to take; a free one if not given", examples=["10.1.2.3"]
+    )
+
+
 class VmOptions(_Model):
     """What only a virtual machine has."""
 
@@ -220,8 +233,22 @@ class Spec(_Model):
     healthcheck: HealthcheckSpec | None = Field(default=None, description="How to tell that it is ready")
     tty: StrictBool = Field(default=False, description="Give the command a terminal")
     stdin_open: StrictBool = Field(default=False, description="Keep the input of a detached command open")
-    network_mode: Annotated[Literal["none"], BeforeValidator(forms.network_mode)] = Field(
-        default="none", description="The network; loopback only for now"
+    network_mode: Annotated[Literal["bridge", "none", "host"], BeforeValidator(net.mode)] | None = Field(
+        default=None, description="bridge (usual), none (loopback only) or host (not for a VM)", examples=["none"]
+    )
+    networks: Annotated[
+        dict[Annotated[str, BeforeValidator(net.network)], NetworkOptions], *_form(net.networks, net.NETWORKS)
+    ] = Field(default_factory=dict, description="Networks to join, made by `hybrid network create`")
+    ports: tuple[Annotated[tuple[Port, ...], *_form(net.ports, net.PORT)], ...] = Field(
+        default=(),
+        description="Ports to publish on the host: [ADDRESS:][PUBLISHED:]TARGET[/udp]",
+        examples=[["8080:80"]],
+    )
+    dns: Annotated[tuple[Annotated[str, BeforeValidator(net.address)], ...], *_form(net.servers, net.ADDRESSES)] = (
+        Field(default=(), description="Name servers, in place of the host's", examples=["9.9.9.9"])
+    )
+    extra_hosts: Annotated[tuple[tuple[str, str], ...], *_form(net.host_names, net.HOSTS)] = Field(
+        default=(), description="More lines of /etc/hosts: NAME=ADDRESS, or NAME=host-gateway"
     )
     isolation: Kind | None = Field(
         default=None, description="Kind to run it as when the command line does not say", examples=["container"]
@@ -239,6 +266,11 @@ class Spec(_Model):
         forms.check_image(self.image, self.build, self.pull_policy)
         return self
 
+    @model_validator(mode="after")
+    def _check_network(self) -> Self:
+        net.check(self.network_mode, bool(self.networks), bool(self.ports))
+        return self
+
     @property
     def made_of(self) -> DebianSource | RootfsSource | ArchiveSource | BuildSource | None:
         """What the image is made of on this machine; None when it is only named."""
@@ -254,6 +286,15 @@ class Spec(_Model):
     def saved(self) -> dict[str, Any]:
         """What was said in it, as JSON values: for an instance's record."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+    def where(self, key: str) -> str:
+        """File and line of a key, for what is found to be wrong with it later; empty without a file."""
+        if self._source is None:
+            return ""
+        try:
+            return f"{self._source}:{yamlfile.read(self._source).line((key,))}"
+        except HybridError:  # changed meanwhile
+            return str(self._source)
 
     def from_file(self, path: Path) -> Self:
         """This spec, known to come from `path`."""

@@ -194,14 +194,6 @@ def program(value: Any) -> str:
     return str(value)
 
 
-def network_mode(value: Any) -> Any:
-    if value != "none":
-        raise Bad(
-            f"{_shown(value)} is not supported yet", "leave it out, or write none: there is a loopback interface only"
-        )
-    return value
-
-
 def suite(value: Any) -> str:
     if not SUITE.fullmatch(text(value)) or len(value) > 64:
         raise Bad(f"{_shown(value)} is no Debian suite", "write its name: bookworm, stable")

@@ -28,7 +28,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hybrid.drivers",),
     ("vm", "container"),
     ("hybrid.images",),
-    ("hybrid.spec", "hybrid.specerrors", "hybrid.specforms", "hybrid.specoptions", "hybrid.yamlfile"),
+    (
+        "hybrid.spec",
+        *("hybrid.specerrors", "hybrid.specforms", "hybrid.specnetwork", "hybrid.specoptions"),
+        "hybrid.yamlfile",
+    ),
 )
 # Words and pure functions that every layer speaks, though their package is higher.
 COMMON = ("hybrid.images.reference", "hybrid.images.progress")

@@ -16,7 +16,8 @@ from hybrid import spec, units
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
 from hybrid.image import Healthcheck
-from hybrid.spec import DebianSource, HealthcheckSpec, Spec
+from hybrid.network.model import Port
+from hybrid.spec import DebianSource, HealthcheckSpec, NetworkOptions, Spec
 
 DATA = Path(__file__).parent / "data/spec"
 ROOT = Path(__file__).parents[2]
@@ -103,7 +104,24 @@ def test_every_mistake_at_once() -> None:
         ("image: x\ncpus: 0\n", 2, "above 0", "1.5"),
         ("image: x\ncommand: [sleep, 60]\n", 2, "60 is no text", "quotes"),
         ("image: x\nstop_grace_period: 10\n", 2, "no duration", "10s"),
-        ("image: x\nnetwork_mode: bridge\n", 2, "not supported yet", "none"),
+        ("image: x\nnetwork_mode: service:db\n", 2, "cannot be shared", "networks"),
+        ("image: x\nnetwork_mode: mine\n", 2, "no network mode", "networks"),
+        ("image: x\nnetwork_mode: none\nports: [80]\n", 1, "nothing can be published", "out"),
+        ("image: x\nnetwork_mode: host\nnetworks: [a]\n", 1, "exclude", "out"),
+        ("image: x\nports: ['80:x']\n", 2, "no port", "PUBLISHED:TARGET"),
+        ("image: x\nports: ['70000:80']\n", 2, "no port", "65535"),
+        ("image: x\nports: ['80-82:80-81']\n", 2, "not equally many", "same length"),
+        ("image: x\nports: ['80/sctp']\n", 2, "no protocol", "udp"),
+        ("image: x\nports: ['[::1]:80:80']\n", 2, "IPv4", "IPv4"),
+        ("image: x\nports: ['a.b:80:80']\n", 2, "no address", "127.0.0.1"),
+        ("image: x\nports: ['1-65535']\n", 2, "65535 ports", "1024"),
+        ("image: x\nports: [{published: 80}]\n", 2, "needs its target", "target"),
+        ("image: x\nports: [{target: 80, host: 1}]\n", 2, "host is no known key", "host_ip"),
+        ("image: x\nnetworks: ['../x']\n", 2, "no name of a network", "letters"),
+        ("image: x\nnetworks: {a: {ipv4_address: '::1'}}\n", 2, "no IPv4 address", "10.1.2.3"),
+        ("image: x\ndns: [localhost]\n", 2, "no IPv4 address", "10.1.2.3"),
+        ("image: x\nextra_hosts: [db]\n", 2, "says no address", "NAME=ADDRESS"),
+        ("image: x\nextra_hosts: ['db:somewhere']\n", 2, "no address", "host-gateway"),
         ("image: x\nhealthcheck: {interval: 1s, test: []}\n", 2, "no healthcheck test", "CMD"),
         ("image: x\nhealthcheck: {test: [CMD-SHELL, a, b]}\n", 2, "no healthcheck test", "one string"),
         ("image: x\nhealthcheck: {test: [curl, x]}\n", 2, "no healthcheck test", "CMD"),
@@ -152,6 +170,33 @@ def test_paths_start_from_the_spec(tmp_path: Path) -> None:
     found = read(tmp_path, "image: {rootfs: tree}\nvm: {kernel: ./vmlinuz}\n")
     assert isinstance(found.image, spec.RootfsSource) and found.image.rootfs == tmp_path / "tree"
     assert found.vm.kernel == tmp_path / "vmlinuz"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (80, [Port(80)]),
+        ("8080:80", [Port(80, (8080, 8080))]),
+        ("127.0.0.1:8080:80/udp", [Port(80, (8080, 8080), "127.0.0.1", "udp")]),
+        ("127.0.0.1::80", [Port(80, None, "127.0.0.1")]),
+        ("0.0.0.0:0:80", [Port(80)]),
+        ("8000-8001:80-81", [Port(80, (8000, 8000)), Port(81, (8001, 8001))]),
+        ("8000-8010:80", [Port(80, (8000, 8010))]),
+        ("80-81", [Port(80), Port(81)]),
+        ({"target": 80, "published": "8000-8010", "protocol": "udp"}, [Port(80, (8000, 8010), "", "udp")]),
+        ({"target": "80", "published": 81, "host_ip": "127.0.0.1", "mode": "host"}, [Port(80, (81, 81), "127.0.0.1")]),
+    ],
+)
+def test_ports(given: Any, expected: list[Port]) -> None:
+    [found] = Spec(image="x", ports=[given]).ports  # type: ignore[arg-type]
+    assert list(found) == expected
+
+
+def test_networks(tmp_path: Path) -> None:
+    found = read(tmp_path, "image: x\nnetworks: {a: {aliases: [db], ipv4_address: 10.1.2.3}, b: }\ndns: [1.1.1.1]\n")
+    assert found.networks["a"] == NetworkOptions(aliases=("db",), ipv4_address="10.1.2.3")
+    assert found.networks["b"] == NetworkOptions() and found.dns == ("1.1.1.1",)
+    assert found.where("networks") == f"{tmp_path}/app.yaml:2"
 
 
 def test_a_spec_is_frozen(tmp_path: Path) -> None:
@@ -205,6 +250,12 @@ GOOD += [
     "build: {context: ., dockerfile: app.yaml, args: [A=1], target: run}\npull_policy: build",
     "build: {dockerfile: app.yaml, args: {A: 1}}\nimage: team/app:1",
 ]
+GOOD += [
+    "image: x\nports: [80, '8080:80', '127.0.0.1::53/udp', '9000-9002:80-82', {target: 80, published: '0'}]",
+    "image: x\nnetworks: [a, b]\ndns: 9.9.9.9\nextra_hosts: ['db:1.2.3.4', up=host-gateway]",
+    "image: x\nnetworks: {a: , b: {aliases: [db], ipv4_address: 10.1.2.3}}\nextra_hosts: {db: 1.2.3.4}",
+    "image: x\nnetwork_mode: host\nports: ['80:80']",
+]
 BAD = [
     "build: {context: 1}",
     "build: {dockerfile: app.yaml, context: ., nope: 1}",
@@ -218,7 +269,9 @@ BAD = [
     "image: x\ncommand: [1]",
     "image: x\nmem_limit: lots",
     "image: x\nisolation: podman",
-    "image: x\nnetwork_mode: host",
+    "image: x\nnetwork_mode: other",
+    "image: x\nports: [{published: 80}]",
+    "image: x\nports: [80/sctp]",
     "image: x\ncontainer: {userns: 'no'}",
 ]
 

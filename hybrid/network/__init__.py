@@ -1,0 +1,88 @@
+"""One network for containers and VMs: bridges, addresses given by us, published ports, names.
+
+    hybrid.network.plan      what a spec asks for, checked, as it is kept in an instance's record
+    hybrid.network           joining an instance to its networks and taking it off again (this module)
+    hybrid.network.state     what is in use on this host now: one file under a lock, empty after a reboot
+    hybrid.network.ipam, rules, names   pure functions: addresses, nftables rules, hosts files
+    hybrid.network.netlink, nft         thin layers over libnl and libnftables
+    hybrid.network.definitions          networks that users have made
+
+A kind calls `attach` before the command is executed and `detach` when it has ended; both are idempotent
+and work from any process. A kind that uses no network loads none of this but `model`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hybrid.network.model import Attachment, Interface, Mode, Published
+
+if TYPE_CHECKING:
+    from hybrid.home import Home
+    from hybrid.network.bridge import Guest, Namespace
+    from hybrid.store import Record
+
+__all__ = ["Attachment", "Interface", "Mode", "Published", "attach", "detach", "mode", "of", "renamed", "sweep"]
+
+
+def mode(record: Record) -> Mode:
+    """What network an instance has. None for those made before there were any."""
+    plan = record.engine.get("network")
+    return Mode(plan["mode"]) if isinstance(plan, dict) else Mode.NONE
+
+
+def attach(record: Record, end: Namespace | Guest) -> Attachment:
+    """Join an instance that is about to start to its networks: links, addresses, ports, names. All or nothing.
+
+    HostError when a port or an address is taken, before anything is made. What it held before is given back.
+    """
+    if mode(record) is not Mode.BRIDGE:
+        return Attachment(mode(record))
+    from hybrid.network import bridge
+
+    return bridge.attach(record.engine["network"], record, end)
+
+
+def detach(record: Record) -> None:
+    """Give back all that an instance holds of networks. Idempotent; works from any process."""
+    if mode(record) is Mode.BRIDGE and "run" in record.engine["network"] and _holds(record):
+        from hybrid.network import bridge
+
+        bridge.detach(record.engine["network"], record.id)
+
+
+def _holds(record: Record) -> bool:
+    """Whether something is written down for the instance, by a look that loads nothing."""
+    try:
+        with open(f"{record.engine['network']['run']}/network/state.json", "rb") as file:  # noqa: PTH123
+            return record.id.encode() in file.read()
+    except FileNotFoundError:
+        return False
+
+
+def renamed(record: Record) -> None:
+    """Let others find an instance, whose record has its new name already, by that name."""
+    if mode(record) is Mode.BRIDGE and _holds(record):
+        from hybrid.network import bridge
+
+        bridge.rename(record.engine["network"], record.id, record.name)
+
+
+def sweep(home: Home) -> None:
+    """Clear away what instances that do not run any more have left on this host's networks."""
+    if (home.run / "network").exists():
+        from hybrid.network import bridge
+
+        bridge.sweep(home.run)
+
+
+def of(record: Record) -> Attachment:
+    """How an instance is joined to networks now: its addresses, MACs, names and published ports.
+
+    Without interfaces when it does not run, or has no network of its own (`mode` tells). Cheap: reads one file.
+    """
+    if mode(record) is not Mode.BRIDGE:
+        return Attachment(mode(record))
+    from hybrid.network import state
+
+    return state.attachment(record.engine["network"], record.id)

@@ -1,0 +1,131 @@
+"""The words of networks. Everything here is frozen, cheap to import, and plain JSON when saved."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+NETWORK_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
+MOST_NETWORKS = 8
+"""That one instance may join."""
+DEFAULT = "hybrid"
+"""The network of instances that name none; Compose's word for it is `default`."""
+
+
+class Mode(StrEnum):
+    """What network an instance has."""
+
+    NONE = "none"
+    """A loopback interface only."""
+    HOST = "host"
+    """The host's own."""
+    BRIDGE = "bridge"
+    """Interfaces on networks of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port that a spec publishes."""
+
+    target: int
+    """In the instance."""
+    published: tuple[int, int] | None = None
+    """First and last of the host's ports to choose from; None takes any free one."""
+    host_ip: str = ""
+    """The host's address to publish at; empty for all of them."""
+    protocol: str = "tcp"
+    """Or udp."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A port of the host that leads to one of an instance."""
+
+    port: int
+    target: int
+    host_ip: str = ""
+    protocol: str = "tcp"
+
+    def __str__(self) -> str:
+        """As Docker shows it: `0.0.0.0:8080->80/tcp`."""
+        return f"{self.host_ip or '0.0.0.0'}:{self.port}->{self.target}/{self.protocol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """An instance's interface on one network."""
+
+    network: str
+    """The network's name."""
+    address: str
+    """IPv4, without the prefix."""
+    prefix: int
+    gateway: str
+    """Empty on an internal network."""
+    mac: str
+    link: str
+    """The host's end: a veth or a tap."""
+    bridge: str
+    names: tuple[str, ...] = ()
+    """Under which the others on that network know it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """How an instance is joined to networks."""
+
+    mode: Mode
+    interfaces: tuple[Interface, ...] = ()
+    ports: tuple[Published, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network that instances can join."""
+
+    name: str
+    id: str
+    """Sixteen hex digits; names its bridge."""
+    subnet: str
+    """In CIDR notation; empty: chosen when the first instance joins."""
+    gateway: str
+    """The bridge's own address."""
+    internal: bool = False
+    """Nothing leads out of it."""
+    labels: dict[str, str] = field(default_factory=dict)
+    created: float = 0.0
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A network that is up on this host."""
+
+    network: str
+    bridge: str
+    subnet: str
+    gateway: str
+    internal: bool = False
+    last: str = ""
+    """The address given last: the next one is looked for from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What one instance holds of the host's networks."""
+
+    id: str
+    name: str
+    directory: str
+    starter: tuple[int, int]
+    """Pid and start time of the process that started it."""
+    interfaces: tuple[Interface, ...] = ()
+    ports: tuple[Published, ...] = ()
+    hostname: str = ""
+    extra_hosts: tuple[tuple[str, str], ...] = ()
+    """Names and addresses that only its own hosts file has."""
+    owner: int = 0
+    """Of its hosts file."""
+    control: str = ""
+    """The socket by which its guest's init is told; empty for a container."""

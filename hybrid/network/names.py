@@ -1,0 +1,141 @@
+"""Names: what an instance finds in /etc/hosts and /etc/resolv.conf, and how those who run hear of changes.
+
+There is no name server: every member's hosts file names all members of its networks, and is rewritten when
+one joins, leaves or is renamed. A container's file lies in its directory and is mounted in it; a guest's init
+writes the guest's, told by lines through its control socket.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from hybrid.network.model import Lease
+from hybrid.network.state import State
+
+_LOOPBACK = ("127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback")
+_PATIENCE = 1.0
+"""Seconds that all guests together have to take note of a change. Who does not is told at the next."""
+_RESOLVED = Path("/run/systemd/resolve/resolv.conf")
+"""Where systemd-resolved says which servers it asks itself."""
+_MOST_SERVERS = 3
+"""That the C library asks."""
+
+
+def entries(lease: Lease, state: State) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Address and names of everyone whom an instance knows: itself first."""
+    for interface in lease.interfaces:
+        yield interface.address, _unique(lease.hostname, *interface.names)
+    gateway = next((each.gateway for each in lease.interfaces if each.gateway), "127.0.0.1")
+    for name, address in lease.extra_hosts:
+        yield gateway if address == "host-gateway" else address, (name,)
+    for interface in lease.interfaces:
+        for other, its in state.members(interface.bridge):
+            if other.id != lease.id:
+                yield its.address, its.names
+
+
+def hosts(lease: Lease, state: State) -> str:
+    """The content of an instance's /etc/hosts."""
+    known = (f"{address}\t{' '.join(names)}" for address, names in entries(lease, state))
+    return "".join(f"{line}\n" for line in (*_LOOPBACK, *known))
+
+
+def names(name: str, hostname: str, aliases: Iterable[str]) -> tuple[str, ...]:
+    """The names under which others find an instance; none of them says where they are themselves."""
+    return tuple(each for each in _unique(name, hostname, *aliases) if each.lower().partition(".")[0] != "localhost")
+
+
+def _unique(*words: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
+
+
+def resolv_conf(servers: Sequence[str], path: Path = Path("/etc/resolv.conf"), resolved: Path = _RESOLVED) -> str:
+    """The content of an instance's /etc/resolv.conf: the host's, with `servers` in place of its servers if given.
+
+    A server on the host's loopback cannot be reached from an instance: those that systemd-resolved asks take
+    its place. Without any there is none.
+    """
+    lines = _lines(path)
+    found = [words[1] for words in lines if words[0] == "nameserver" and len(words) > 1]
+    if not servers and found and not _reachable(found):
+        found = [words[1] for words in _lines(resolved) if words[0] == "nameserver" and len(words) > 1]
+    chosen = list(servers) or _reachable(found)
+    rest = [" ".join(words) for words in lines if words[0] in ("search", "domain", "options")]
+    return "".join(f"{line}\n" for line in (*rest, *(f"nameserver {each}" for each in chosen[:_MOST_SERVERS])))
+
+
+def _lines(path: Path) -> list[list[str]]:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return []
+    return [words for line in text.splitlines() if (words := line.partition("#")[0].split())]
+
+
+def _reachable(servers: Iterable[str]) -> list[str]:
+    return [each for each in servers if ":" not in each and not each.startswith("127.") and each != "0.0.0.0"]
+
+
+# ---- telling those who run ---------------------------------------------------------------
+
+
+def tell(state: State, bridges: Iterable[str], but: str = "") -> None:
+    """Give every member of these networks, all but the instance `but`, its hosts as they are now."""
+    leases = {lease.id: lease for bridge in bridges for lease, _ in state.members(bridge) if lease.id != but}
+    guests = {}
+    for lease in leases.values():
+        if lease.control:
+            guests[lease.control] = control_lines(lease, state)
+        else:
+            write_hosts(Path(lease.directory), hosts(lease, state), lease.owner)
+    if guests:
+        _say(guests)
+
+
+def write_hosts(directory: Path, text: str, owner: int) -> None:
+    """Write the hosts file that a container sees, in place: it is mounted, so it must stay the same file."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with suppress(OSError):  # removed meanwhile, or full: its names are old, nothing else
+        file = os.open(directory / "etc/hosts", flags, 0o644)
+        with os.fdopen(file, "wb") as stream:
+            os.fchown(file, owner, owner)
+            stream.write(text.encode())  # first the new, then the end: a reader never sees nothing
+            stream.truncate()
+
+
+def control_lines(lease: Lease, state: State) -> list[str]:
+    """What a guest's init is told: one name a line, so that none is too long for it."""
+    pairs = [f"{address} {name}" for address, names in entries(lease, state) for name in names]
+    return ["hosts", *(f"host {pair}" for pair in pairs), "hosts-end"]
+
+
+def _say(guests: Mapping[str, Sequence[str]]) -> None:
+    """Say lines to many guests at once, and wait until each has taken note, or for at most `_PATIENCE`."""
+    deadline = time.monotonic() + _PATIENCE
+    poller = select.poll()
+    waiting: dict[int, tuple[socket.socket, int]] = {}
+    with ExitStack() as stack:
+        for path, lines in guests.items():
+            control = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            control.settimeout(_PATIENCE / 10)
+            with suppress(OSError):
+                control.connect(path)
+                control.sendall("".join(f"{line}\n" for line in lines).encode())
+                waiting[control.fileno()] = (control, len(lines))
+                poller.register(control, select.POLLIN)
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for descriptor, _ in poller.poll(left * 1000):
+                control, missing = waiting[descriptor]
+                with suppress(OSError):
+                    answered = len(control.recv(missing))
+                    if answered and answered < missing:
+                        waiting[descriptor] = (control, missing - answered)
+                        continue
+                poller.unregister(descriptor)
+                del waiting[descriptor]
