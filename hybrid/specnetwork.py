@@ -164,7 +164,7 @@ def networks(value: Any) -> Any:
         raise Bad("networks are a list of names, or a mapping", "write `networks: [NAME]`")
     if len(value) > MOST_NETWORKS:
         raise Bad(f"{len(value)} networks are too many", f"join at most {MOST_NETWORKS}")
-    return {name: {} if each is None else each for name, each in value.items()}
+    return {name: {} if each in (None, "") else each for name, each in value.items()}
 
 
 def address(value: Any) -> str:
