@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,8 +28,8 @@ from pydantic import (
 )
 
 from hybrid import specforms as forms
+from hybrid import specmounts, specoptions, yamlfile
 from hybrid import specnetwork as net
-from hybrid import specoptions, yamlfile
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
 from hybrid.image import Healthcheck
@@ -64,6 +65,11 @@ _Text = Annotated[str, BeforeValidator(forms.text)]
 _Duration = Annotated[float, *_form(forms.duration, forms.DURATION)]
 _Path = Annotated[Path, BeforeValidator(_existing), WithJsonSchema({"type": "string", "minLength": 1})]
 _Suite = Annotated[str, *_form(forms.suite, {"type": "string", "pattern": f"^(?:{forms.SUITE.pattern})$"})]
+_Mount = Annotated[
+    specmounts.Mount,
+    BeforeValidator(specmounts.mount),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["type", "target"]}]}),
+]
 _Package = Annotated[str, *_form(forms.package, {"type": "string", "pattern": f"^(?:{forms.PACKAGE.pattern})$"})]
 
 
@@ -224,6 +230,26 @@ class Spec(_Model):
     pids_limit: Annotated[int | None, *_form(forms.pids, forms.INTEGER)] = Field(
         default=None, ge=1, description="Most processes; -1 for no limit", examples=[100]
     )
+    memswap_limit: Annotated[int, *_form(forms.swap, forms.SWAP)] | None = Field(
+        default=None, ge=-1, description="Memory and swap together; -1 for no limit of swap", examples=["512m"]
+    )
+    oom_score_adj: Annotated[int, *_form(forms.integer, forms.INTEGER)] | None = Field(
+        default=None, ge=-1000, le=1000, description="How soon the command is killed when memory ends", examples=[500]
+    )
+    ulimits: Annotated[
+        dict[str, specmounts.Ulimit], *_form(specmounts.ulimits, {"type": "object", "additionalProperties": True})
+    ] = Field(default_factory=dict, description="Resource limits of each process", examples=[{"nofile": 4096}])
+    blkio_config: specmounts.BlockIo | None = Field(default=None, description="Block I/O of host devices")
+    volumes: Annotated[tuple[_Mount, ...], AfterValidator(specmounts.mounts)] = Field(
+        default=(), description="Volumes and directories of the host", examples=[["data:/data", "./conf:/etc/app:ro"]]
+    )
+    tmpfs: Annotated[tuple[specmounts.Mount, ...], *_form(specmounts.tmpfs, forms.STRING_OR_LIST)] = Field(
+        default=(), description="File systems in memory", examples=[["/run:size=64m"]]
+    )
+    read_only: StrictBool = Field(default=False, description="The root file system cannot be written to")
+    shm_size: Annotated[int, *_form(forms.size, forms.SIZE)] | None = Field(
+        default=None, ge=4096, description="Size of /dev/shm (64m)", examples=["256m"]
+    )
     stop_signal: Annotated[int, *_form(forms.signal, {"type": ["string", "integer"]})] | None = Field(
         default=None, description="Asks the command to end", examples=["SIGQUIT"]
     )
@@ -269,6 +295,12 @@ class Spec(_Model):
     @model_validator(mode="after")
     def _check_network(self) -> Self:
         net.check(self.network_mode, bool(self.networks), bool(self.ports))
+        return self
+
+    @model_validator(mode="after")
+    def _check_mounts(self) -> Self:
+        specmounts.mounts((*self.volumes, *self.tmpfs))
+        forms.check_swap(self.mem_limit, self.memswap_limit)
         return self
 
     @property

@@ -31,6 +31,7 @@ NUMBER: Mapping[str, Any] = {
 SIZE: Mapping[str, Any] = {
     "anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[kKmMgGtTpP]?([iI]?[bB])?$"}]
 }
+SWAP: Mapping[str, Any] = {"anyOf": [*SIZE["anyOf"], {"const": "-1"}]}
 DURATION: Mapping[str, Any] = {"type": "string", "pattern": r"^(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(h|ms|m|s|us|µs|ns))+)$"}
 
 SUITE = re.compile(r"[a-z][a-z0-9-]*")
@@ -146,6 +147,21 @@ def size(value: Any) -> int:
         except ValueError:
             pass
     raise Bad(f"{_shown(value)} is no size", "write bytes, or a number with k, m or g: 256m")
+
+
+def swap(value: Any) -> int:
+    """A size, or -1."""
+    return -1 if value in (-1, "-1") else size(value)
+
+
+def check_swap(memory: int | None, both: int | None) -> None:
+    """Whether the limit of memory and swap goes with that of memory."""
+    if both is None or both == -1:
+        return
+    if memory is None:
+        raise Bad("memswap_limit goes with mem_limit only", "add `mem_limit:`")
+    if both < memory:
+        raise Bad("memswap_limit is below mem_limit", "it counts memory and swap together")
 
 
 def duration(value: Any) -> float | None:

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hybrid.images",),
     (
         "hybrid.spec",
-        *("hybrid.specerrors", "hybrid.specforms", "hybrid.specnetwork", "hybrid.specoptions"),
+        *("hybrid.specerrors", "hybrid.specforms", "hybrid.specmounts", "hybrid.specnetwork", "hybrid.specoptions"),
         "hybrid.yamlfile",
     ),
 )

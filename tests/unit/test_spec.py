@@ -89,7 +89,7 @@ def test_every_mistake_at_once() -> None:
         ("image: x\nx-a: " + "[" * 80 + "]" * 80 + "\n", 0, "deep", ""),
         ("image: x\nx-a: " + "a" * 300_000 + "\n", 0, "larger than 256 KiB", "one service"),
         ("services:\n  web:\n    image: x\n", 1, "one service", "top level"),
-        ("image: x\nvolumes: [a]\n", 2, "volumes is not supported yet", "remove"),
+        ("image: x\nvolumes: [a]\n", 2, "no absolute path", "/a"),
         ("image: x\nruntime: crun\n", 2, "runtime is not supported yet", "container: {runtime: NAME}"),
         ("image: x\nhealth-check: {}\n", 2, "health-check is no known key", "healthcheck"),
         ("image: x\nzzz: 1\n", 2, "zzz is no known key", "known here"),
