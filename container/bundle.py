@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from container.mounts import IdMap
-from hybrid.defaults import hosts
+from hybrid.defaults import SHM_SIZE, hosts
 
 if TYPE_CHECKING:
     from hybrid.image import Process
+    from hybrid.limits import BlockIo, Device
     from hybrid.spec import Spec
 
 CAPABILITIES = (
@@ -83,24 +84,28 @@ class Place:
     """Its cgroup, absolute, in every hierarchy."""
     ids: IdMap | None
     """Its user namespace; None shares the host's ids."""
-    open_files: tuple[int, int]
-    """Soft and hard limit of open files."""
+    rlimits: Mapping[str, tuple[int, int]]
+    """Soft and hard resource limits by name: nofile, …"""
     swap: bool
     """Whether the host's cgroups can limit swap."""
     seccomp: Mapping[str, Any]
     """linux.seccomp of the OCI runtime specification."""
     compiled: bytes = b""
     """The same as a filter program, where the runtime has compiled it before."""
+    mounts: Sequence[Mapping[str, Any]] = ()
+    """What the spec mounts, as config.json has it."""
+    block_io: BlockIo | None = None
+    """The spec's blkio_config, its devices found."""
 
 
 def runtime_config(spec: Spec, process: Process, place: Place) -> dict[str, Any]:
     """config.json for a container that runs `process` with the resources of `spec` in `place`."""
     return {
         "ociVersion": "1.0.2",
-        "process": _process(process, place),
-        "root": {"path": str(place.root), "readonly": False},
+        "process": _process(process, place) | _oom(spec.oom_score_adj),
+        "root": {"path": str(place.root), "readonly": spec.read_only},
         "hostname": process.hostname,
-        "mounts": [*_system_mounts(), *_files(place.etc)],
+        "mounts": [*_system_mounts(spec.shm_size or SHM_SIZE), *_files(place.etc), *map(dict, place.mounts)],
         "linux": _linux(spec, place),
         **_annotations(place.compiled),
     }
@@ -113,7 +118,6 @@ def _annotations(compiled: bytes) -> dict[str, Any]:
 
 def _process(process: Process, place: Place) -> dict[str, Any]:
     held = list(CAPABILITIES) if process.uid == 0 else []
-    soft, hard = place.open_files
     return {
         "terminal": False,
         "user": {
@@ -126,16 +130,23 @@ def _process(process: Process, place: Place) -> dict[str, Any]:
         "env": environment(process.env),
         "cwd": process.cwd,
         "capabilities": {"bounding": list(CAPABILITIES), "effective": held, "permitted": held},
-        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": hard, "soft": soft}],
+        "rlimits": [
+            {"type": f"RLIMIT_{name.upper()}", "hard": hard, "soft": soft}
+            for name, (soft, hard) in place.rlimits.items()
+        ],
         "noNewPrivileges": True,
     }
+
+
+def _oom(adjustment: int | None) -> dict[str, Any]:
+    return {} if adjustment is None else {"oomScoreAdj": adjustment}
 
 
 def environment(env: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in env.items()]
 
 
-def _system_mounts() -> list[dict[str, Any]]:
+def _system_mounts(shm: int) -> list[dict[str, Any]]:
     safe = ("nosuid", "noexec", "nodev")
     return [
         _mount("/proc", "proc", "proc", *safe),
@@ -146,7 +157,7 @@ def _system_mounts() -> list[dict[str, Any]]:
         _mount("/sys", "sysfs", "sysfs", *safe, "ro"),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", *safe, "ro"),
         _mount("/dev/mqueue", "mqueue", "mqueue", *safe),
-        _mount("/dev/shm", "tmpfs", "shm", *safe, "mode=1777", "size=65536k"),
+        _mount("/dev/shm", "tmpfs", "shm", *safe, "mode=1777", f"size={shm >> 10}k"),
     ]
 
 
@@ -162,7 +173,7 @@ def _linux(spec: Spec, place: Place) -> dict[str, Any]:
     names = ["pid", "network", "ipc", "uts", "mount", "cgroup"]
     linux: dict[str, Any] = {
         "cgroupsPath": place.cgroup,
-        "resources": _resources(spec, place.swap),
+        "resources": _resources(spec, place.swap) | _block_io(place.block_io),
         "sysctl": _sysctl(place.ids),
         "seccomp": dict(place.seccomp),
         "maskedPaths": list(MASKED_PATHS),
@@ -182,10 +193,32 @@ def _resources(spec: Spec, swap: bool) -> dict[str, Any]:
     if spec.cpus is not None:
         resources["cpu"] = {"quota": max(1000, round(spec.cpus * _CPU_PERIOD)), "period": _CPU_PERIOD}
     if spec.mem_limit is not None:
-        resources["memory"] = {"limit": spec.mem_limit} | ({"swap": spec.mem_limit} if swap else {})
+        both = spec.mem_limit if spec.memswap_limit is None else spec.memswap_limit
+        resources["memory"] = {"limit": spec.mem_limit} | ({"swap": both} if swap else {})
     if spec.pids_limit is not None:
         resources["pids"] = {"limit": spec.pids_limit}
     return resources
+
+
+def _block_io(found: BlockIo | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    rates = {
+        "throttleReadBpsDevice": found.read_bps,
+        "throttleWriteBpsDevice": found.write_bps,
+        "throttleReadIOPSDevice": found.read_iops,
+        "throttleWriteIOPSDevice": found.write_iops,
+    }
+    limits: dict[str, Any] = {name: [_of_device(each, "rate") for each in rate] for name, rate in rates.items() if rate}
+    if found.weight is not None:
+        limits["weight"] = found.weight
+    if found.weights:
+        limits["weightDevice"] = [_of_device(each, "weight") for each in found.weights]
+    return {"blockIO": limits} if limits else {}
+
+
+def _of_device(each: Device, key: str) -> dict[str, int]:
+    return {"major": each.major, "minor": each.minor, key: each.value}
 
 
 def _device(kind: str, major: int | None, minor: int | None, access: str) -> dict[str, Any]:

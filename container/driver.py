@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from container import bundle, init, mounts, runtime, seccomp
+from container import bundle, init, mounts, runtime, seccomp, volumes
 from container.instance import ContainerInstance
 from container.mounts import IdMap
 from container.procevents import ProcessEvents
 from container.records import new_record
-from hybrid import cgroups, process
-from hybrid.defaults import OPEN_FILES
+from hybrid import cgroups, limits, process
 from hybrid.driver import Kind, Problem, Request
 from hybrid.errors import HostError, HybridError
 from hybrid.marks import Mark
 from hybrid.store import InstanceStore, new_id
+from hybrid.volumes import prepared, to_record
 
 if TYPE_CHECKING:
     from hybrid.home import Home
@@ -81,23 +80,30 @@ class ContainerDriver:
         final = store.path(id)
         if ids is not None:
             _reachable(self._home.instances)
-        with store.making(request.name, id) as (directory, commit):
+        with (
+            store.making(request.name, id) as (directory, commit),
+            prepared(spec, request.image, self._home, directory) as mounted,
+        ):
             place = bundle.Place(
                 root=final / "rootfs",
                 etc=final / "etc",
                 cgroup=cgroups.Cgroup(id).path,
                 ids=ids,
-                open_files=open_files(),
+                rlimits=limits.here(spec),
                 swap=cgroups.limits_swap(cgroups.tree()),
                 seccomp=rules,
                 compiled=compiled,
+                mounts=volumes.entries(final, mounted),
+                block_io=limits.block_io(spec),
             )
             config = bundle.runtime_config(spec, request.process, place)
             if is_init:
-                config["mounts"] = init.with_init(config["mounts"], cgroups.Cgroup(id))
+                system = config["mounts"][: len(config["mounts"]) - len(place.mounts)]
+                config["mounts"] = [*init.with_init(system, cgroups.Cgroup(id)), *place.mounts]
             (directory / "config.json").write_text(json.dumps(config))
             _write_etc(directory / "etc", request.process.hostname, ids)
             mounts.Layers(request.image.tree, directory / "layer", directory / "rootfs").prepare(ids)
+            volumes.prepare(directory, mounted)
             record = commit(
                 new_record(
                     *(request, self.kind, directory),
@@ -108,6 +114,7 @@ class ContainerDriver:
                     ids=None if ids is None else [ids.base, ids.size],
                     filter=None if compiled else str(kept),
                     init=is_init,
+                    **to_record(mounted),
                 )
             )
         request.marks.stamp(Mark.CREATE)
@@ -130,13 +137,6 @@ def id_map(subuid: Path = Path("/etc/subuid")) -> IdMap:
             if user == "hybrid" and base.isdecimal() and size.isdecimal() and int(size) >= _IDS:
                 return IdMap(int(base), _IDS)
     return IdMap(_ID_BASE, _IDS)
-
-
-def open_files() -> tuple[int, int]:
-    """Soft and hard limit of open files for a command: the usual, as far as this process may give them."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = OPEN_FILES[1] if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES[1])
-    return min(OPEN_FILES[0], allowed), allowed
 
 
 def _write_etc(directory: Path, hostname: str, ids: IdMap | None) -> None:

@@ -28,7 +28,8 @@ class Plan:
     uid: int
     gid: int
     groups: list[int]
-    open_files: list[int]
+    rlimits: dict[int, list[int]]
+    """Soft and hard limits by the number of RLIMIT_…; numbers are text in JSON."""
     argv: list[str]
     executable: str
     env: dict[str, str]
@@ -44,13 +45,18 @@ def become(plan: Plan) -> None:
             file.write("0")
     os.chroot(plan.root)
     os.makedirs(plan.cwd, exist_ok=True)  # noqa: PTH103
-    soft, hard = plan.open_files
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for number, (soft, hard) in plan.rlimits.items():
+        resource.setrlimit(int(number), (_limit(soft), _limit(hard)))
     os.umask(0o022)
     os.setgroups(plan.groups)
     os.setresgid(plan.gid, plan.gid, plan.gid)
     os.setresuid(plan.uid, plan.uid, plan.uid)
     os.chdir(plan.cwd)
+
+
+def _limit(number: int) -> int:
+    """Python has the kernel's highest number, no limit, as -1."""
+    return -1 if number >= (1 << 64) - 1 else number
 
 
 def main() -> None:

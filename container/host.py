@@ -18,19 +18,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from container import enter, mounts
-from container.driver import needs, open_files
+from container import enter, mounts, volumes
+from container.driver import needs
 from container.enter import Plan
 from container.local import LocalInstance
 from container.mounts import Layers
 from container.procevents import ProcessEvents
 from container.records import new_record, saved_process
-from hybrid import cgroups, health, process
+from hybrid import cgroups, health, limits, process
 from hybrid.defaults import hosts
 from hybrid.driver import Kind, Problem, Request, Stdio
 from hybrid.errors import CommandError, HybridError, NotReadyError
 from hybrid.marks import Mark
 from hybrid.store import InstanceStore, Record, new_id
+from hybrid.volumes import from_record, prepared, to_record
 
 if TYPE_CHECKING:
     from hybrid.home import Home
@@ -81,9 +82,14 @@ class HostDriver:
 
     def create(self, request: Request) -> HostInstance:
         id = new_id()
-        with InstanceStore(self._home).making(request.name, id) as (directory, commit):
+        given = {name: list(pair) for name, pair in limits.here(request.spec).items()}
+        with (
+            InstanceStore(self._home).making(request.name, id) as (directory, commit),
+            prepared(request.spec, request.image, self._home, directory) as mounted,
+        ):
             Layers(request.image.tree, directory / "layer", directory / "rootfs").prepare(None)
-            record = commit(new_record(request, self.kind, directory, id=id, tree=str(request.image.tree)))
+            engine = {"tree": str(request.image.tree), "rlimits": given, "read_only": request.spec.read_only}
+            record = commit(new_record(request, self.kind, directory, id=id, **engine, **to_record(mounted)))
         request.marks.stamp(Mark.CREATE)
         return HostInstance(record, request.marks)
 
@@ -192,6 +198,8 @@ class HostInstance(LocalInstance):
             mounts.write_in(root, "etc/hosts", hosts(socket.gethostname()))
         finally:
             os.close(root)
+        mounted = from_record(self._record.engine, self.directory)
+        volumes.mount_in(self.layers.root, mounted, read_only=bool(self._record.engine.get("read_only")))
         return self._plan(str(self.layers.root))
 
     def _plan(self, root: str) -> Plan:
@@ -203,7 +211,7 @@ class HostInstance(LocalInstance):
             uid=what.uid,
             gid=what.gid,
             groups=list(what.groups),
-            open_files=list(open_files()),
+            rlimits={limits.number(name): pair for name, pair in self._record.engine["rlimits"].items()},
             argv=list(what.argv),
             executable=what.executable,
             env=dict(what.env),

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from container import init, mounts
+from container import init, mounts, volumes
 from container.local import LocalInstance
 from container.mounts import IdMap, Layers
 from container.procevents import ProcessEvents
@@ -20,6 +20,7 @@ from hybrid.driver import Kind, Stdio
 from hybrid.errors import HybridError, NotReadyError
 from hybrid.marks import Mark, Marks
 from hybrid.store import Record
+from hybrid.volumes import from_record
 
 _RUNTIME_PATIENCE = 60.0
 """Seconds that a runtime may take to make a detached container."""
@@ -73,6 +74,7 @@ class ContainerInstance(LocalInstance):
 
         def prepared() -> None:
             mounts.mount_root(self.layers, userns)
+            volumes.show(self.directory, from_record(self._record.engine, self.directory), userns)
             if self._record.engine.get("init"):
                 init.delegate(self.cgroup, None if ids is None else IdMap(*ids))
             if (idle := cgroups.tree().idle) is not None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 OPEN_FILES = (1024, 1 << 20)
 """Soft and hard limit of open files, as systemd's and Docker's defaults have them. vm/init/command.c has them too."""
 
+SHM_SIZE = 64 << 20
+"""Bytes of /dev/shm, as Docker's default has it."""
+
 
 def hosts(hostname: str) -> str:
     """/etc/hosts without a network: the loopback names, and the instance's own."""

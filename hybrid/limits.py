@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 INFINITY = (1 << 64) - 1
 """RLIM_INFINITY as the kernel has it; resource.RLIM_INFINITY is -1."""
 _CAP_SYS_RESOURCE = 24
+_LOCKS = 10
+"""RLIMIT_LOCKS, which Python does not name and Linux does not enforce any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class BlockIo:
 
 
 def rlimits(spec: Spec) -> dict[str, tuple[int, int]]:
-    """Soft and hard resource limits by their names in lower case, INFINITY for none; open files are always among them."""
+    """Soft and hard resource limits by name, INFINITY for none. Open files are always among them."""
     given = {name: (_number(limit.soft), _number(limit.hard)) for name, limit in spec.ulimits.items()}
     return {"nofile": OPEN_FILES, **given}
 
@@ -73,12 +75,7 @@ def here(spec: Spec) -> dict[str, tuple[int, int]]:
 
 def number(name: str) -> int:
     """The number of a resource limit, RLIMIT_… of setrlimit(2) on this architecture."""
-    numbers = {"locks": 10} | {
-        each: getattr(resource, f"RLIMIT_{each.upper()}")
-        for each in "as core cpu data fsize memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
-        if hasattr(resource, f"RLIMIT_{each.upper()}")
-    }
-    return numbers[name]
+    return _LOCKS if name == "locks" else int(getattr(resource, f"RLIMIT_{name.upper()}"))
 
 
 def block_io(spec: Spec) -> BlockIo | None:
@@ -93,7 +90,7 @@ def block_io(spec: Spec) -> BlockIo | None:
 
 
 def of_disk(found: BlockIo | None, path: Path) -> Mapping[str, int]:
-    """The rates (`read_bps` …) that hold for a file: those of the device that it lies on, or of that one's whole disk."""
+    """The rates (`read_bps` …) that hold for a file: those of its device, or of the disk that this is a part of."""
     if found is None:
         return {}
     devices = _disks(path.stat().st_dev)

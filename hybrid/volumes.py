@@ -280,9 +280,8 @@ def copy_from(tree: Path, path: str, into: Path) -> None:
         fresh = into.with_name(f".{into.name}.{os.urandom(4).hex()}")
         fresh.mkdir(mode=0o755)
         stack.callback(shutil.rmtree, fresh, ignore_errors=True)
-        if os.listdir(source):
-            argv = ["cp", "--archive", "--reflink=auto", "--", f"/proc/self/fd/{source}/.", fresh]
-            process.run(argv, pass_fds=[source])
+        copy = ("cp", "--archive", "--reflink=auto", "--", f"/proc/self/fd/{source}/.", str(fresh))
+        process.run(copy, pass_fds=[source])
         seen = os.fstat(source)
         os.chown(fresh, seen.st_uid, seen.st_gid)
         fresh.chmod(stat.S_IMODE(seen.st_mode))
