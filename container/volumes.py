@@ -40,7 +40,7 @@ def prepare(directory: Path, mounts: Sequence[Mount]) -> None:
         if each.source is not None:
             place = directory / _FOLDER / str(number)
             place.parent.mkdir(exist_ok=True, mode=0o711)
-            if (directory / each.source).is_dir():
+            if each.is_directory:
                 place.mkdir()
             else:
                 place.touch()

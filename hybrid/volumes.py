@@ -16,11 +16,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from hybrid.image import Image
     from hybrid.spec import Spec
     from hybrid.specmounts import Mount as Wanted
+_UNNAMED = re.compile(r"[0-9a-f]{64}")
+"""What a volume is called that nobody gave a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,14 @@ class Mount:
     """Of a tmpfs, as mount(8) writes them."""
 
     @property
+    def is_anonymous(self) -> bool:
+        """Whether it is a volume of the instance's own, its source relative to the instance's directory."""
+        return self.source is not None and not self.source.startswith("/")
+
+    @property
     def is_directory(self) -> bool:
         """Whether what is mounted is a directory and not a file."""
-        return self.source is None or Path(self.source).is_dir()
+        return self.source is None or self.is_anonymous or Path(self.source).is_dir()
 
 
 class VolumeStore:
@@ -86,7 +94,7 @@ class VolumeStore:
 
         if not VOLUME.fullmatch(name):
             raise InstanceError(f"{name!r} is no volume's name", mend="use letters, digits, '_', '.' and '-'")
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # setuid programs of strangers
         with locked(self.directory / ".lock"):
             path = self.directory / name
             if not path.exists():
@@ -136,11 +144,16 @@ class VolumeStore:
             volume.directory.rename(hidden)
             _remove_tree(hidden)
 
-    def prune(self) -> Iterator[tuple[str, int]]:
-        """Remove every volume that no instance uses, and what killed processes left: each name, and bytes freed."""
+    def prune(self, *, everything: bool) -> Iterator[tuple[str, int]]:
+        """Remove volumes that no instance uses, and what killed processes left: each name, and bytes freed.
+
+        As in Docker, those that somebody has given a name stay, unless `everything` is to go.
+        """
         from hybrid.usage import disk_bytes
 
         for volume in self:
+            if not (everything or _UNNAMED.fullmatch(volume.name)):
+                continue
             size = disk_bytes(volume.directory)
             with suppress(InstanceError):
                 self.remove(volume.name)
@@ -174,17 +187,22 @@ class VolumeStore:
 
 
 @contextmanager
-def prepared(spec: Spec, image: Image, home: Home, directory: Path) -> Iterator[tuple[Mount, ...]]:
+def prepared(
+    spec: Spec, image: Image, home: Home, directory: Path, *, copy: bool = True
+) -> Iterator[tuple[Mount, ...]]:
     """What an instance is to mount, its sources made: to be kept in its record before the block ends.
 
-    `directory` is the instance's own, where anonymous volumes go. HostError when a source cannot be had.
+    `directory` is the instance's own, where anonymous volumes go, unless they are not to be copied there
+    since they lie in the root that the instance has. HostError when a source cannot be had.
     Later mounts may lie in earlier ones: they are in the order of their paths.
     """
     store = VolumeStore(home)
     with ExitStack() as stack:
         wanted = {mount.target: mount for mount in (*spec.volumes, *spec.tmpfs)}
         found = [_prepare(mount, image, store, stack) for mount in wanted.values() if not _is_anonymous(mount)]
-        found += _anonymous(spec, image, directory, [t for t, m in wanted.items() if not _is_anonymous(m)])
+        found += _anonymous(
+            spec, image, directory if copy else None, [t for t, m in wanted.items() if not _is_anonymous(m)]
+        )
         yield tuple(sorted(found, key=lambda mount: mount.target.split("/")))
 
 
@@ -195,14 +213,17 @@ def to_record(mounts: Sequence[Mount]) -> dict[str, Any]:
     return {"mounts": kept, "volumes": names} if kept else {}
 
 
-def from_record(engine: Mapping[str, Any], directory: Path) -> tuple[Mount, ...]:
-    """The mounts in a record; HostError when a source has gone. `directory` is the instance's as it is named now."""
+def from_record(engine: Mapping[str, Any], directory: Path | None) -> tuple[Mount, ...]:
+    """The mounts in a record; HostError when a source has gone.
+
+    `directory` is the instance's: its anonymous volumes lie there, or with None in its own root.
+    """
     found = []
     for values in engine.get("mounts", ()):
         mount = Mount(**{**values, "options": tuple(values.get("options", ()))})
-        if mount.source is not None and not mount.source.startswith("/"):
-            mount = Mount(mount.target, str(directory / mount.source), mount.read_only)
-        if mount.source is not None and not Path(mount.source).exists():
+        if directory is not None and mount.is_anonymous:
+            mount = replace(mount, source=str(directory / str(mount.source)))
+        if mount.source is not None and not mount.is_anonymous and not Path(mount.source).exists():
             raise HostError(f"{mount.source} has gone, and is to be mounted at {mount.target}", mend="make it again")
         found.append(mount)
     return tuple(found)
@@ -250,7 +271,7 @@ def _tmpfs_options(mount: Wanted) -> tuple[str, ...]:
     return tuple(options)
 
 
-def _anonymous(spec: Spec, image: Image, directory: Path, covered: Sequence[str]) -> list[Mount]:
+def _anonymous(spec: Spec, image: Image, directory: Path | None, covered: Collection[str]) -> list[Mount]:
     """The volumes without a name. They are part of the writable layer, unless the root cannot be written to."""
     if not spec.read_only:
         return []
@@ -259,9 +280,11 @@ def _anonymous(spec: Spec, image: Image, directory: Path, covered: Sequence[str]
     for number, target in enumerate(
         path for path in dict.fromkeys([*own, *image.config.volumes]) if path not in covered
     ):
-        data = directory / "anonymous" / str(number)
-        data.mkdir(parents=True, mode=0o755)
-        copy_from(image.tree, target, data)
+        if directory is not None:
+            data = directory / "anonymous" / str(number)
+            data.parent.mkdir(mode=0o700, exist_ok=True)
+            data.mkdir(mode=0o755)
+            copy_from(image.tree, target, data)
         found.append(Mount(target, f"anonymous/{number}"))
     return found
 

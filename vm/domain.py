@@ -7,7 +7,8 @@ Format: libvirt's "Domain XML format".
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -25,6 +26,14 @@ COMMAND_LINE = (
 )
 FILE_PORTS = ("stdout", "stderr")
 SOCKET_PORTS = ("control", "stdin")
+SHARE = "hybrid"
+"""What the guest calls the directory that the host shares."""
+_TUNES = {
+    "read_bps": "read_bytes_sec",
+    "write_bps": "write_bytes_sec",
+    "read_iops": "read_iops_sec",
+    "write_iops": "write_iops_sec",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,10 @@ class Machine:
     events: Path
     ports: dict[str, Path]
     """Where each virtio port ends: files for FILE_PORTS, sockets for SOCKET_PORTS."""
+    share: Path | None = None
+    """The socket of a virtiofsd, which needs the guest's memory to be shared with it."""
+    rates: Mapping[str, int] = field(default_factory=dict)
+    """The most that the disk may do in a second: `read_bps`, `write_bps`, `read_iops`, `write_iops`."""
 
 
 def vcpus(cpus: float | None) -> int:
@@ -57,6 +70,10 @@ def xml(machine: Machine) -> str:
     domain = ET.Element("domain", type=machine.domain_type)
     _text(domain, "name", machine.name)
     _text(domain, "memory", str(machine.memory), unit="b")
+    if machine.share is not None:
+        backing = ET.SubElement(domain, "memoryBacking")
+        ET.SubElement(backing, "source", type="memfd")
+        ET.SubElement(backing, "access", mode="shared")
     _text(domain, "vcpu", str(machine.vcpus))
     ET.SubElement(domain, "cpu", mode="host-passthrough" if machine.domain_type == "kvm" else "maximum")
     system = ET.SubElement(domain, "os")
@@ -77,6 +94,15 @@ def _devices(devices: ET.Element, machine: Machine) -> None:
     ET.SubElement(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     ET.SubElement(disk, "source", file=str(machine.disk))
     ET.SubElement(disk, "target", dev="vda", bus="virtio")
+    if machine.rates:
+        tune = ET.SubElement(disk, "iotune")
+        for name, rate in machine.rates.items():
+            _text(tune, _TUNES[name], str(rate))
+    if machine.share is not None:
+        share = ET.SubElement(devices, "filesystem", type="mount")
+        ET.SubElement(share, "driver", type="virtiofs", queue="1024")
+        ET.SubElement(share, "source", socket=str(machine.share))
+        ET.SubElement(share, "target", dir=SHARE)
     for number, path in enumerate((machine.console, machine.events)):
         serial = ET.SubElement(devices, "serial", type="file")
         ET.SubElement(serial, "source", path=str(path), append="on")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import ClassVar
 
+from hybrid import limits
 from hybrid.driver import Instance, Kind, Problem, Request
 from hybrid.errors import HostError
 from hybrid.home import Home
@@ -17,7 +18,8 @@ from hybrid.image import Image
 from hybrid.marks import Mark
 from hybrid.process import find
 from hybrid.store import InstanceStore, Record, new_id, now
-from vm import disk, domain, guest, kernel
+from hybrid.volumes import prepared, to_record
+from vm import disk, domain, guest, inside, kernel, shares
 from vm.accel import detect
 from vm.instance import VmInstance
 
@@ -101,9 +103,15 @@ class VmDriver:
             "cpus": spec.cpus,
             "kernel": None if spec.vm.kernel is None else str(spec.vm.kernel),
             "probed": request.process.healthcheck is not None,
+            "rates": limits.of_disk(limits.block_io(spec), self._home.root),
         }
+        _check_shares(self._home, request)
         id = new_id()
-        with InstanceStore(self._home).making(request.name, id) as (directory, commit):
+        with (
+            InstanceStore(self._home).making(request.name, id) as (directory, commit),
+            prepared(spec, request.image, self._home, directory, copy=False) as mounted,
+        ):
+            engine |= {"settings": inside.settings(spec, mounted), **to_record(mounted)}
             disk.instance_disk(base, directory / "disk.qcow2")
             guest.save_process(directory, request.process)
             record = commit(
@@ -127,6 +135,13 @@ class VmDriver:
 
     def open(self, record: Record) -> Instance:
         return VmInstance(self._home, record)
+
+
+def _check_shares(home: Home, request: Request) -> None:
+    """HostError when the spec mounts what is the host's, and it cannot be shared with a guest."""
+    if any(mount.source is not None for mount in request.spec.volumes):
+        shares.find()
+        kernel.find_kernel(home, request.spec.vm.kernel, guest.flavour(shared=True))
 
 
 def _libvirt_problem() -> Problem | None:

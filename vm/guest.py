@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from hybrid.home import Home
 from hybrid.image import Healthcheck, Process
 from hybrid.process import need
 from hybrid.store import Record
-from vm import initramfs, kernel
+from hybrid.volumes import from_record
+from vm import initramfs, kernel, shares
 from vm.accel import detect
 from vm.domain import FILE_PORTS, SOCKET_PORTS, Machine
+
+
+def flavour(shared: bool) -> kernel.Flavour:
+    """What the guest's kernel must have: more only where the host shares something."""
+    return replace(kernel.GUEST, modules=(*kernel.GUEST.modules, *shares.MODULES)) if shared else kernel.GUEST
 
 
 def domain_name(identifier: str) -> str:
@@ -53,11 +60,15 @@ def write_files(home: Home, record: Record, run: Path, *, has_stdin: bool) -> Ma
     """Lay out what one start needs, logs emptied, and describe the machine that uses it."""
     directory, engine = record.directory, record.engine
     given = engine.get("kernel")
-    found = kernel.find_kernel(home, Path(given) if given else None)
+    mounts = from_record(engine, None)
+    is_shared = bool(shares.shared(mounts))
+    found = kernel.find_kernel(home, Path(given) if given else None, flavour(is_shared))
     initrd = directory / "initrd"
     initrd.write_bytes(
         initramfs.base(initramfs.init_binary(home), [path.read_bytes() for path in found.modules])
-        + initramfs.instance(load_process(directory), has_stdin=has_stdin)
+        + initramfs.instance(
+            load_process(directory), has_stdin=has_stdin, settings=[(key, value) for key, value in engine["settings"]]
+        )
     )
     run.mkdir(parents=True, mode=0o711, exist_ok=True)
     files = {name: directory / f"{name}.log" for name in (*FILE_PORTS, "console")}
@@ -76,4 +87,6 @@ def write_files(home: Home, record: Record, run: Path, *, has_stdin: bool) -> Ma
         console=files["console"],
         events=events,
         ports={name: files[name] for name in FILE_PORTS} | {name: run / name for name in SOCKET_PORTS},
+        share=run / "share" if is_shared else None,
+        rates=engine.get("rates", {}),
     )

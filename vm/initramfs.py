@@ -84,11 +84,20 @@ def _numbered(folder: str, files: Sequence[bytes]) -> Iterable[Entry]:
         yield Entry(f"{folder}/{number:02}.ko", 0o100644, data)
 
 
-def instance(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
-    """The part that describes one instance's command. With a partition it runs standalone: see init/init.h."""
+def instance(
+    process: Process,
+    *,
+    has_stdin: bool = False,
+    partition: str | None = None,
+    settings: Iterable[tuple[str, str]] = (),
+) -> bytes:
+    """The part that describes one instance's command. With a partition it runs standalone: see init/init.h.
+
+    `settings`: more keys and values of its description.
+    """
     return archive(
         [
-            Entry("config", 0o100600, config(process, has_stdin=has_stdin, partition=partition)),
+            Entry("config", 0o100600, config(process, has_stdin=has_stdin, partition=partition, settings=settings)),
             Entry("etc", 0o40755),
             Entry("etc/hostname", 0o100644, f"{process.hostname}\n".encode()),
             Entry("etc/hosts", 0o100644, hosts(process.hostname).encode()),
@@ -96,7 +105,13 @@ def instance(process: Process, *, has_stdin: bool = False, partition: str | None
     )
 
 
-def config(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
+def config(
+    process: Process,
+    *,
+    has_stdin: bool = False,
+    partition: str | None = None,
+    settings: Iterable[tuple[str, str]] = (),
+) -> bytes:
     """The command as NUL-terminated `key=value` strings, which init/config.c reads.
 
     No value holds a NUL (the spec and the OCI config refuse it), so none can pose as another key.
@@ -112,6 +127,7 @@ def config(process: Process, *, has_stdin: bool = False, partition: str | None =
         *(("group", str(group)) for group in process.groups),
         *(("arg", argument) for argument in process.argv),
         *(("env", f"{key}={value}") for key, value in process.env.items()),
+        *settings,
     ]
     if (check := process.healthcheck) is not None:
         pairs += [

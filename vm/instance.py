@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pwd
 import resource
 import select
 import shutil
@@ -24,7 +25,8 @@ from hybrid.marks import Mark, Marks
 from hybrid.process import send_signal, start_time
 from hybrid.store import Record, discard, locked
 from hybrid.usage import cpu_seconds, disk_bytes, memory
-from vm import domain, guest
+from hybrid.volumes import from_record
+from vm import domain, guest, shares
 from vm.events import Events
 from vm.streams import Feed, Follow, Wakeups
 
@@ -86,6 +88,8 @@ class VmInstance:
         connection = connect(self._home)
         self._save(root=str(connection.root), exit_code=None)
         self._events = Events(machine.events, self._marks)
+        if machine.share is not None:
+            self._serve_shares(machine.share)
         connection.start(machine.name, domain.xml(machine))
         self._marks.stamp(Mark.SPAWN)
         machine.initrd.unlink()  # QEMU has read it
@@ -97,6 +101,13 @@ class VmInstance:
             self._streams = [Follow(out, stdio.stdout), Follow(err, stdio.stderr)]
             if has_stdin:
                 self._feed = Feed(stdio.stdin, self._run / "stdin", lambda total: self._say(f"eof {total}"))
+
+    def _serve_shares(self, path: Path) -> None:
+        from vm.connection import qemu_user
+
+        record = self._record
+        owner = pwd.getpwnam(qemu_user()).pw_uid
+        shares.serve(record.directory, path, record.id, from_record(record.engine, None), owner)
 
     def _enter_cgroup(self, pid: int) -> None:
         cgroup = Cgroup(self._record.id)
@@ -299,6 +310,7 @@ class VmInstance:
             steps.callback(_remove, self._record.directory)
             steps.callback(self._forget_run)
             steps.callback(Cgroup(self._record.id).remove)
+            steps.callback(Cgroup(self._record.id).kill)
             steps.callback(self._kill)
             for stream in self._streams:
                 steps.callback(stream.close)

@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Inside an instance": ("exec", "shell", "attach", "top", "logs"),
     "What there is": ("ps",),
-    "Images, specs and the machine": ("image", "spec", "doctor"),
+    "Images, specs and the machine": ("image", "volume", "spec", "doctor"),
     "Measuring": ("compare",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

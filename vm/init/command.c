@@ -5,6 +5,7 @@ void become_user(void)
 {
     struct rlimit files = {1024, 1048576}; /* hybrid/defaults.py */
     setrlimit(RLIMIT_NOFILE, &files);
+    set_limits();
     if (setgroups(config.groupc, config.groups) < 0 || setgid(config.gid) < 0 || setuid(config.uid) < 0)
         die("the user");
 }
@@ -29,6 +30,8 @@ void execute(int stdio[3], int failure)
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
     int error = 0;
+    enter_group("");
+    show_group();
     if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
         error = errno;
     for (int fd = 0; fd < 3; fd++)

@@ -67,6 +67,10 @@ struct config {
     long probe_interval, probe_timeout; /* ms */
     int has_stdin, standalone, stop_signal;
     long stop_timeout; /* ms */
+    char *mounts[LIST_MAX], *rlimits[32];
+    size_t mountc, rlimitc;
+    int read_only;
+    const char *share, *shm, *pids, *oom_score_adj; /* NULL where the spec says nothing */
 };
 
 extern struct config config;
@@ -110,6 +114,21 @@ void make_directories(const char *path);
 _Noreturn void execute(int stdio[3], int failure);
 int above_stdio(int fd);
 void make_pipe(int ends[2]);
+
+/* ---- volumes.c: what the spec mounts ---------------------------------------------------- */
+
+void open_shares(void);
+void mount_volumes(void);
+
+/* ---- limits.c: the command's control group and resource limits -------------------------- */
+
+void make_group(void);
+void enter_group(const char *below);
+void show_group(void);
+void kill_probes(void);
+int memory_events(void);
+void tell_oom(void);
+void set_limits(void);
 
 /* ---- probe.c: the healthcheck ----------------------------------------------------------- */
 

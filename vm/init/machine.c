@@ -142,6 +142,9 @@ static void bind_file(const char *source, const char *target)
 void enter_root(void)
 {
     const unsigned long safe = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    char shm[64];
+    snprintf(shm, sizeof shm, "mode=1777,size=%s", config.shm ? config.shm : "64m");
+    open_shares();
     mkdir("/root", 0755);
     if (mount(config.disk, "/root", "ext4", MS_NOATIME, NULL) < 0)
         die("the root disk");
@@ -156,9 +159,10 @@ void enter_root(void)
         die("entering the root");
     mkdir("/proc", 0755);
     must_mount("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=620,gid=5,ptmxmode=666");
-    must_mount("tmpfs", "/dev/shm", safe, "mode=1777,size=64m");
+    must_mount("tmpfs", "/dev/shm", safe, shm);
     must_mount("mqueue", "/dev/mqueue", safe, NULL);
-    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", safe, NULL);
+    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", safe, "nsdelegate");
+    make_group();
     symlink("/proc/self/fd", "/dev/fd");
     symlink("/proc/self/fd/0", "/dev/stdin");
     symlink("/proc/self/fd/1", "/dev/stdout");

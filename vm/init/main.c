@@ -133,7 +133,9 @@ static int serve(int epoll, int signals, int control, int failure, int null)
                         stop_command();
                 int ended = reap();
                 code = ended >= 0 ? ended : code;
-            } else if (fd == control)
+            } else if (fd == memory_events())
+                tell_oom();
+            else if (fd == control)
                 read_control(control);
             else if (fd == failure)
                 exec_result(failure);
@@ -168,7 +170,7 @@ int main(void)
     enter_root();
     loopback_up();
     sethostname(config.hostname, strlen(config.hostname));
-    make_directories(config.cwd);
+    mount_volumes();
 
     int in[2], failure[2], null = above_stdio(open("/dev/null", O_RDWR | O_CLOEXEC));
     int ends[2][2];
@@ -230,10 +232,12 @@ int main(void)
     watch(epoll, buttons[1], EPOLLIN);
     watch(epoll, output[0].from, EPOLLIN);
     watch(epoll, output[1].from, EPOLLIN);
+    watch(epoll, memory_events(), EPOLLPRI);
     watch(epoll, input.from, EPOLLIN | EPOLLET);
     watch(epoll, input.to, EPOLLOUT | EPOLLET);
 
     int code = serve(epoll, signals, control, failure[0], null);
+    tell_oom();
     sync();
     mount(NULL, "/", NULL, MS_REMOUNT | MS_RDONLY, NULL);
     say("exit %d", code);
