@@ -19,8 +19,8 @@ from pydantic import (
 
 from hybrid import specforms as forms
 from hybrid.specforms import Bad
+from hybrid.volumes import NAME
 
-VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _RESERVED = ("/", "/proc", "/sys", "/dev")
 """What a mount would cover of the system's own."""
 _TMPFS_FLAGS = {
@@ -112,7 +112,7 @@ class Mount(_Model):
             raise Bad("a tmpfs has no source", "remove `source:`")
         if self.type == "bind" and not self.source:
             raise Bad("a bind mount needs a source", "add `source: ./directory`")
-        if self.type == "volume" and self.source is not None and not VOLUME.fullmatch(self.source):
+        if self.type == "volume" and self.source is not None and not NAME.fullmatch(self.source):
             raise Bad(f"{self.source!r} is no volume's name", "use letters, digits, '_', '.' and '-'; a path is a bind")
         return self
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hybrid.image import Image
     from hybrid.spec import Spec
     from hybrid.specmounts import Mount as Wanted
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 _UNNAMED = re.compile(r"[0-9a-f]{64}")
 """What a volume is called that nobody gave a name."""
 
@@ -90,9 +91,7 @@ class VolumeStore:
 
     def create(self, name: str, labels: Mapping[str, str] | None = None) -> Volume:
         """The volume of that name, made if there is none, as Docker does."""
-        from hybrid.specmounts import VOLUME
-
-        if not VOLUME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise InstanceError(f"{name!r} is no volume's name", mend="use letters, digits, '_', '.' and '-'")
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # setuid programs of strangers
         with locked(self.directory / ".lock"):
