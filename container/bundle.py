@@ -1,19 +1,21 @@
 """The OCI runtime configuration of a container: what Docker gives one by default, with a user namespace.
 
 One pure function, tested against golden files. It differs from `docker run --network none` on purpose
-in three things: a user namespace, no_new_privs, and /etc/hostname and /etc/hosts of our own making.
+in three things: a user namespace, no_new_privs, and /etc/hostname and /etc/hosts of our own making. With a
+network of ours, network and user namespace are made before, and the runtime joins them.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from container.mounts import IdMap
 from hybrid.defaults import SHM_SIZE, hosts
+from hybrid.network.model import Mode
 
 if TYPE_CHECKING:
     from hybrid.image import Process
@@ -96,6 +98,9 @@ class Place:
     """What the spec mounts, as config.json has it."""
     block_io: BlockIo | None = None
     """The spec's blkio_config, its devices found."""
+    network: Mode = Mode.NONE
+    namespaces: Mapping[str, Path] = field(default_factory=dict)
+    """Those to join, by their OCI names; the others are new."""
 
 
 def runtime_config(spec: Spec, process: Process, place: Place) -> dict[str, Any]:
@@ -105,7 +110,11 @@ def runtime_config(spec: Spec, process: Process, place: Place) -> dict[str, Any]
         "process": _process(process, place) | _oom(spec.oom_score_adj),
         "root": {"path": str(place.root), "readonly": spec.read_only},
         "hostname": process.hostname,
-        "mounts": [*_system_mounts(spec.shm_size or SHM_SIZE), *_files(place.etc), *map(dict, place.mounts)],
+        "mounts": [
+            *_system_mounts(spec.shm_size or SHM_SIZE, place.network),
+            *_files(place),
+            *map(dict, place.mounts),
+        ],
         "linux": _linux(spec, place),
         **_annotations(place.compiled),
     }
@@ -146,23 +155,27 @@ def environment(env: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in env.items()]
 
 
-def _system_mounts(shm: int) -> list[dict[str, Any]]:
+def _system_mounts(shm: int, network: Mode) -> list[dict[str, Any]]:
     safe = ("nosuid", "noexec", "nodev")
+    sysfs = _mount("/sys", "sysfs", "sysfs", *safe, "ro")
+    if network is Mode.HOST:  # the kernel mounts a new one for those only who own the network
+        sysfs = _mount("/sys", "bind", "/sys", "bind", "rprivate", *safe, "ro")
     return [
         _mount("/proc", "proc", "proc", *safe),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
         _mount(
             "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
         ),
-        _mount("/sys", "sysfs", "sysfs", *safe, "ro"),
+        sysfs,
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", *safe, "ro"),
         _mount("/dev/mqueue", "mqueue", "mqueue", *safe),
         _mount("/dev/shm", "tmpfs", "shm", *safe, "mode=1777", f"size={shm >> 10}k"),
     ]
 
 
-def _files(etc: Path) -> list[dict[str, Any]]:
-    return [_mount(f"/etc/{name}", "bind", str(etc / name), "bind", "rprivate") for name in ("hosts", "hostname")]
+def _files(place: Place) -> list[dict[str, Any]]:
+    names = ("hosts", "hostname", *(["resolv.conf"] if place.network is not Mode.NONE else []))
+    return [_mount(f"/etc/{name}", "bind", str(place.etc / name), "bind", "rprivate") for name in names]
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
@@ -170,11 +183,11 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
 
 
 def _linux(spec: Spec, place: Place) -> dict[str, Any]:
-    names = ["pid", "network", "ipc", "uts", "mount", "cgroup"]
+    names = ["pid", *([] if place.network is Mode.HOST else ["network"]), "ipc", "uts", "mount", "cgroup"]
     linux: dict[str, Any] = {
         "cgroupsPath": place.cgroup,
         "resources": _resources(spec, place.swap) | _block_io(place.block_io),
-        "sysctl": _sysctl(place.ids),
+        "sysctl": {} if place.network is Mode.HOST else _sysctl(place.ids),
         "seccomp": dict(place.seccomp),
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
@@ -183,7 +196,8 @@ def _linux(spec: Spec, place: Place) -> dict[str, Any]:
         names.append("user")
         mapping = {"containerID": 0, "hostID": place.ids.base, "size": place.ids.size}
         linux |= {"uidMappings": [mapping], "gidMappings": [mapping]}
-    return linux | {"namespaces": [{"type": name} for name in names]}
+    known = {name: {"path": str(path)} for name, path in place.namespaces.items()}
+    return linux | {"namespaces": [{"type": name, **known.get(name, {})} for name in names]}
 
 
 def _resources(spec: Spec, swap: bool) -> dict[str, Any]:

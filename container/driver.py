@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from container import bundle, init, mounts, runtime, seccomp, volumes
+from container import bundle, init, mounts, netns, runtime, seccomp, volumes
 from container.instance import ContainerInstance
 from container.mounts import IdMap
 from container.procevents import ProcessEvents
@@ -17,6 +17,8 @@ from hybrid import cgroups, limits, process
 from hybrid.driver import Kind, Problem, Request
 from hybrid.errors import HostError, HybridError
 from hybrid.marks import Mark
+from hybrid.network import plan
+from hybrid.network.model import Mode
 from hybrid.store import InstanceStore, new_id
 from hybrid.volumes import prepared, to_record
 
@@ -71,6 +73,7 @@ class ContainerDriver:
         spec, id = request.spec, new_id()
         chosen = runtime.choose(spec.container.runtime, self._state)
         ids = id_map() if spec.container.userns else None
+        network = plan.make(spec, self.kind, self._home, request.process.hostname)
         if is_init := init.is_init(request.process):
             init.check(cgroups.tree())
         rules = seccomp.load(bundle.CAPABILITIES)
@@ -95,6 +98,8 @@ class ContainerDriver:
                 compiled=compiled,
                 mounts=volumes.entries(final, mounted),
                 block_io=limits.block_io(spec),
+                network=Mode(network["mode"]),
+                namespaces=netns.paths(final, ids is not None) if network["mode"] == Mode.BRIDGE else {},
             )
             config = bundle.runtime_config(spec, request.process, place)
             if is_init:
@@ -115,6 +120,7 @@ class ContainerDriver:
                     filter=None if compiled else str(kept),
                     init=is_init,
                     **to_record(mounted),
+                    network=network,
                 )
             )
         request.marks.stamp(Mark.CREATE)

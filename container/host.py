@@ -30,6 +30,7 @@ from hybrid.defaults import hosts
 from hybrid.driver import Kind, Problem, Request, Stdio
 from hybrid.errors import CommandError, HybridError, NotReadyError
 from hybrid.marks import Mark
+from hybrid.network import plan
 from hybrid.store import InstanceStore, Record, new_id
 from hybrid.volumes import from_record, prepared, to_record
 
@@ -83,12 +84,18 @@ class HostDriver:
     def create(self, request: Request) -> HostInstance:
         id = new_id()
         given = {name: list(pair) for name, pair in limits.here(request.spec).items()}
+        network = plan.make(request.spec, self.kind, self._home, request.process.hostname)
         with (
             InstanceStore(self._home).making(request.name, id) as (directory, commit),
             prepared(request.spec, request.image, self._home, directory) as mounted,
         ):
             Layers(request.image.tree, directory / "layer", directory / "rootfs").prepare(None)
-            engine = {"tree": str(request.image.tree), "rlimits": given, "read_only": request.spec.read_only}
+            engine = {
+                "tree": str(request.image.tree),
+                "rlimits": given,
+                "read_only": request.spec.read_only,
+                "network": network,
+            }
             record = commit(new_record(request, self.kind, directory, id=id, **engine, **to_record(mounted)))
         request.marks.stamp(Mark.CREATE)
         return HostInstance(record, request.marks)

@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from container import init, mounts, volumes
+from container import init, mounts, netns, volumes
 from container.local import LocalInstance
 from container.mounts import IdMap, Layers
 from container.procevents import ProcessEvents
 from container.runtime import Runtime, exec_spec, failure
-from hybrid import cgroups, health, process
+from hybrid import cgroups, health, network, process
 from hybrid.driver import Kind, Stdio
 from hybrid.errors import HybridError, NotReadyError
 from hybrid.marks import Mark, Marks
+from hybrid.network.model import Mode
 from hybrid.store import Record
 from hybrid.volumes import from_record
 
@@ -71,17 +72,37 @@ class ContainerInstance(LocalInstance):
         """Do `work` where the root filesystem is mounted and the runtime finds control groups it knows."""
         ids = self._record.engine["ids"]
         userns = None if ids is None else mounts.user_namespace(IdMap(*ids))
+        joined = self._join_network(userns, 0 if ids is None else ids[0])
 
         def prepared() -> None:
             mounts.mount_root(self.layers, userns)
             volumes.show(self.directory, from_record(self._record.engine, self.directory), userns)
+            netns.show(self.directory, joined)
             if self._record.engine.get("init"):
                 init.delegate(self.cgroup, None if ids is None else IdMap(*ids))
             if (idle := cgroups.tree().idle) is not None:
                 mounts.hide(idle)
             work()
 
-        mounts.private(prepared)
+        try:
+            mounts.private(prepared)
+        finally:
+            if "network" in joined:
+                os.close(joined["network"])
+
+    def _join_network(self, userns: int | None, owner: int) -> dict[str, int]:
+        """The namespaces to run in, joined to the networks; none when the runtime is to make its own."""
+        if network.mode(self._record) is Mode.HOST:
+            network.names_of_host(self._record, owner)
+        if network.mode(self._record) is not Mode.BRIDGE:
+            return {}
+        joined = {"network": netns.create(userns)} | ({} if userns is None else {"user": userns})
+        try:
+            network.attach(self._record, network.Namespace(joined["network"], owner))
+        except BaseException:
+            os.close(joined["network"])
+            raise
+        return joined
 
     def _run(self, stdio: Stdio) -> None:
         """Attached: the runtime leaves the command to this process, its parent from then on (a subreaper)."""
@@ -213,6 +234,11 @@ class ContainerInstance(LocalInstance):
     def _forget(self) -> None:
         self._reap_workers()
         self.runtime.delete(self._record.id)
+        network.detach(self._record)
+
+    def _after_end(self) -> None:
+        super()._after_end()
+        network.detach(self._record)
 
     def _release(self) -> None:
         super()._release()

@@ -15,14 +15,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hybrid.network.model import Attachment, Interface, Mode, Published
+from hybrid.network.model import Attachment, Guest, Interface, Mode, Namespace, Published
 
 if TYPE_CHECKING:
     from hybrid.home import Home
-    from hybrid.network.bridge import Guest, Namespace
     from hybrid.store import Record
 
-__all__ = ["Attachment", "Interface", "Mode", "Published", "attach", "detach", "mode", "of", "renamed", "sweep"]
+__all__ = [
+    "Attachment",
+    "Guest",
+    "Interface",
+    "Mode",
+    "Namespace",
+    "Published",
+    "attach",
+    "detach",
+    "mode",
+    "names_of_host",
+    "of",
+    "renamed",
+    "sweep",
+]
 
 
 def mode(record: Record) -> Mode:
@@ -58,6 +71,14 @@ def _holds(record: Record) -> bool:
             return record.id.encode() in file.read()
     except FileNotFoundError:
         return False
+
+
+def names_of_host(record: Record, owner: int) -> None:
+    """Give an instance on the host's own network the names and name servers that the host has."""
+    from hybrid.network import names
+
+    names.write_hosts(record.directory, names.hosts_of_host(record.engine["network"]["hostname"]), owner)
+    names.write_resolv_conf(record.directory, names.resolv_conf_of_host(), owner)
 
 
 def renamed(record: Record) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hybrid.errors import HostError, HybridError
 from hybrid.home import Home
 from hybrid.network import ipam, names, nft, ports, rules, tap
 from hybrid.network.definitions import Definitions
-from hybrid.network.model import Attachment, Interface, Lease, Mode, Network, Up
+from hybrid.network.model import Attachment, Guest, Interface, Lease, Mode, Namespace, Network, Up
 from hybrid.network.netlink import Netlink, exists, has_carrier, inside, marked, netlink
 from hybrid.network.plan import ports_of
 from hybrid.network.state import Place, State
@@ -28,22 +28,6 @@ from hybrid.store import Record
 
 _SYSCTL = Path("/proc/sys/net")
 _FORWARD = _SYSCTL / "ipv4/ip_forward"
-
-
-@dataclass(frozen=True, slots=True)
-class Namespace:
-    """A container's end: its network namespace, empty so far, and the owner of its files."""
-
-    descriptor: int
-    owner: int
-
-
-@dataclass(frozen=True, slots=True)
-class Guest:
-    """A VM's end: the user that QEMU runs as, and the socket by which the guest's init is told."""
-
-    user: int
-    control: Path
 
 
 def attach(plan: Mapping[str, Any], record: Record, end: Namespace | Guest) -> Attachment:
@@ -61,7 +45,8 @@ def attach(plan: Mapping[str, Any], record: Record, end: Namespace | Guest) -> A
             _without(place, state, record.id)
             raise
         if isinstance(end, Namespace):
-            names.write_hosts(Path(lease.directory), names.hosts(lease, state), lease.owner)
+            names.write_hosts(record.directory, names.hosts(lease, state), lease.owner)
+            names.write_resolv_conf(record.directory, names.resolv_conf(plan["dns"]), lease.owner)
         names.tell(state, {each.bridge for each in lease.interfaces}, but=lease.id)
     return Attachment(Mode.BRIDGE, lease.interfaces, lease.ports)
 
@@ -223,7 +208,7 @@ def _raise(handle: Netlink, place: Place, state: State, lease: Lease) -> State:
 
 def _make_bridge(handle: Netlink, place: Place, up: Up) -> None:
     handle.add_bridge(up.bridge, ipam.bridge_mac(up.bridge), place.mark)
-    (_SYSCTL / f"ipv6/conf/{up.bridge}/disable_ipv6").write_text("1")
+    _without_ipv6(up.bridge)
     (_SYSCTL / f"ipv4/conf/{up.bridge}/route_localnet").write_text("1")
     handle.add_address(up.bridge, up.gateway, IPv4Network(up.subnet).prefixlen)
 
@@ -235,8 +220,7 @@ def _join(handle: Netlink, place: Place, lease: Lease, end: Namespace | Guest) -
         else:
             tap.create(each.link, end.user)
             handle.change(each.link, alias=place.mark, bridge=each.bridge, up=True)
-        with suppress(OSError):
-            (_SYSCTL / f"ipv6/conf/{each.link}/disable_ipv6").write_text("1")
+        _without_ipv6(each.link)
     if isinstance(end, Namespace):
         inside(end.descriptor, lambda: _configure(lease))
 
@@ -246,11 +230,18 @@ def _configure(lease: Lease) -> None:
     with netlink() as handle:
         handle.change("lo", up=True)
         for number, each in enumerate(lease.interfaces):
+            _without_ipv6(f"eth{number}")
             handle.change(f"eth{number}", up=True)
             handle.add_address(f"eth{number}", each.address, each.prefix)
         if (first := outward(lease.interfaces)) is not None:
             number, each = first
             handle.add_default_route(f"eth{number}", each.gateway)
+
+
+def _without_ipv6(link: str) -> None:
+    """Networks are IPv4 for now: no link-local address leads around their rules."""
+    with suppress(FileNotFoundError):  # a kernel without IPv6
+        (_SYSCTL / f"ipv6/conf/{link}/disable_ipv6").write_text("1")
 
 
 def outward(interfaces: tuple[Interface, ...]) -> tuple[int, Interface] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 NETWORK_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 MOST_NETWORKS = 8
@@ -129,3 +130,19 @@ class Lease:
     """Of its hosts file."""
     control: str = ""
     """The socket by which its guest's init is told; empty for a container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A container's end: its network namespace, empty so far, and the owner of its files."""
+
+    descriptor: int
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A VM's end: the user that QEMU runs as, and the socket by which the guest's init is told."""
+
+    user: int
+    control: Path

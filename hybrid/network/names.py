@@ -46,6 +46,17 @@ def hosts(lease: Lease, state: State) -> str:
     return "".join(f"{line}\n" for line in (*_LOOPBACK, *known))
 
 
+def hosts_of_host(hostname: str, path: Path = Path("/etc/hosts")) -> str:
+    """The content of /etc/hosts on the host's own network: the host's, and the instance's own name."""
+    known = path.read_text(errors="replace") if path.exists() else "".join(f"{line}\n" for line in _LOOPBACK)
+    return f"{known.rstrip()}\n127.0.0.1\t{hostname}\n"
+
+
+def resolv_conf_of_host(path: Path = Path("/etc/resolv.conf")) -> str:
+    """The content of /etc/resolv.conf on the host's own network: the host's loopback can be reached."""
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
 def names(name: str, hostname: str, aliases: Iterable[str]) -> tuple[str, ...]:
     """The names under which others find an instance; none of them says where they are themselves."""
     return tuple(each for each in _unique(name, hostname, *aliases) if each.lower().partition(".")[0] != "localhost")
@@ -100,12 +111,21 @@ def tell(state: State, bridges: Iterable[str], but: str = "") -> None:
 
 def write_hosts(directory: Path, text: str, owner: int) -> None:
     """Write the hosts file that a container sees, in place: it is mounted, so it must stay the same file."""
+    _write(directory / "etc/hosts", text, owner)
+
+
+def write_resolv_conf(directory: Path, text: str, owner: int) -> None:
+    """Write the resolv.conf that a container sees, likewise."""
+    _write(directory / "etc/resolv.conf", text, owner)
+
+
+def _write(path: Path, text: str, owner: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with suppress(OSError):  # removed meanwhile, or full: its names are old, nothing else
-        file = os.open(directory / "etc/hosts", flags, 0o644)
+    with suppress(FileNotFoundError):  # the instance was removed meanwhile
+        file = os.open(path, flags, 0o644)
         with os.fdopen(file, "wb") as stream:
             os.fchown(file, owner, owner)
-            stream.write(text.encode())  # first the new, then the end: a reader never sees nothing
+            stream.write(text.encode())  # first the new, then the end: a reader never finds it empty
             stream.truncate()
 
 

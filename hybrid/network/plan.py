@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
-from hybrid.network.definitions import Definitions
 from hybrid.network.model import DEFAULT, Mode, Port
 
 if TYPE_CHECKING:
@@ -74,6 +73,10 @@ def _mistakes(spec: Spec, kind: Kind, mode: Mode, ports: list[Port], home: Home)
         yield _mistake(spec, "network_mode", "a bridge needs root", "sudo hybrid …, or `network_mode: none`")
     if mode is not Mode.BRIDGE:
         return
+    if not spec.networks:
+        return
+    from hybrid.network.definitions import Definitions
+
     known = Definitions(home)
     inner = []
     for name in spec.networks:

@@ -14,9 +14,12 @@ import pytest
 from hybrid import drivers, usage
 from hybrid.cgroups import Cgroup
 from hybrid.driver import Driver, Instance, Kind, Request, Stdio
+from hybrid.errors import HybridError
 from hybrid.home import Home
 from hybrid.image import Image, merge
 from hybrid.marks import Mark, Marks
+from hybrid.network import netlink, nft
+from hybrid.network.state import Place
 from hybrid.spec import Spec
 from hybrid.store import InstanceStore
 from tests.fakes import Behaviour, FakeDriver
@@ -174,13 +177,32 @@ def snapshot(home: Home) -> dict[str, set[str]]:
             if root.is_dir()
             for path in root.iterdir()
         },
+        "network": set(network_traces(home)),
     }
+
+
+def network_traces(home: Home) -> Iterator[str]:
+    """What of this home's networks is on the host: links, tables of rules, leases."""
+    place = Place(home.run)
+    yield from (f"link {name}" for name in netlink.marked(place.mark))
+    tables = nft.run([{"list": {"tables": None}}]) if nft_there() else []
+    yield from ("rules" for each in tables if each["table"]["name"] == place.table)
+    yield from (f"lease {each}" for each in place.read().leases)
+
+
+def nft_there() -> bool:
+    """Whether rules can be made here at all."""
+    try:
+        nft.run([{"list": {"tables": None}}])
+    except HybridError:
+        return False
+    return True
 
 
 def left(home: Home, before: Mapping[str, set[str]], ids: list[str]) -> dict[str, set[str]]:
     """What is on the host now that was not before, and the control groups and processes of these instances."""
     found = {name: now - before[name] for name, now in snapshot(home).items()}
-    found["files"] -= {str(home.run / name) for name in ("oci", "oci/crun", "oci/runc")}
+    found["files"] -= {str(home.run / name) for name in ("oci", "oci/crun", "oci/runc", "network")}
     found["files"] -= {str(home.instances / ".lock"), str(home.instances / ".names")}
     found["files"] = {path for path in found["files"] if not Path(path).name.startswith("libvirt-")}  # a process's own
     found["cgroups"] = {str(path) for id in ids for path in Cgroup(id).directories if path.exists()}
