@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     """Writes a disk in a form to a file; for what is needed on the way it has a directory."""
 
 
-def driver(kind: Kind, home: Home) -> Driver:
-    """The driver of a kind. Making one costs its import and touches nothing."""
+def driver(kind: Kind, home: Home, connect: str | None = None) -> Driver:
+    """The driver of a kind. Making one costs its import and touches nothing.
+
+    `connect` is the URI of the libvirt that runs new VMs; None for the one inside this process.
+    Instances that are there already know theirs.
+    """
     match kind:
         case Kind.VM:
             from vm.driver import VmDriver
 
-            return VmDriver(home)
+            return VmDriver(home, connect)
         case Kind.CONTAINER:
             from container.driver import ContainerDriver
 

@@ -36,6 +36,24 @@ _TUNES = {
 }
 
 
+NAMESPACE = "urn:hybrid:instance:1"
+"""Of what we say in a domain's metadata."""
+ET.register_namespace("hybrid", NAMESPACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What the domain needs besides when a daemon that we did not configure runs it; see `vm.elsewhere`."""
+
+    home: Path
+    id: str
+    """The instance's; with the home it tells whose the domain is."""
+    pipes: Path
+    """Where each output file F has its pipe, F.in and F.out."""
+    relabel: bool
+    """Whether libvirt is to give the files to QEMU's user; else we did."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """All that the XML says. Paths are on the host."""
@@ -58,6 +76,8 @@ class Machine:
     """The socket of a virtiofsd, which needs the guest's memory to be shared with it."""
     rates: Mapping[str, int] = field(default_factory=dict)
     """The most that the disk may do in a second: `read_bps`, `write_bps`, `read_iops`, `write_iops`."""
+    daemon: Daemon | None = None
+    """None when libvirt runs inside our process."""
 
 
 def vcpus(cpus: float | None) -> int:
@@ -85,6 +105,8 @@ def xml(machine: Machine) -> str:
     for event in ("on_poweroff", "on_reboot", "on_crash"):
         _text(domain, event, "destroy")
     _devices(ET.SubElement(domain, "devices"), machine)
+    if machine.daemon is not None:
+        _under_daemon(domain, machine.daemon)
     return ET.tostring(domain, encoding="unicode")
 
 
@@ -104,15 +126,31 @@ def _devices(devices: ET.Element, machine: Machine) -> None:
         ET.SubElement(share, "source", socket=str(machine.share))
         ET.SubElement(share, "target", dir=SHARE)
     for number, path in enumerate((machine.console, machine.events)):
-        serial = ET.SubElement(devices, "serial", type="file")
-        ET.SubElement(serial, "source", path=str(path), append="on")
+        backend, source = _output(machine, path)
+        serial = ET.SubElement(devices, "serial", type=backend)
+        ET.SubElement(serial, "source", source)
         ET.SubElement(serial, "target", port=str(number))
     for name in FILE_PORTS:
-        _port(devices, name, "file", path=str(machine.ports[name]), append="on")
+        backend, source = _output(machine, machine.ports[name])
+        _port(devices, name, backend, **source)
     for name in SOCKET_PORTS:
         _port(devices, name, "unix", mode="bind", path=str(machine.ports[name]))
     ET.SubElement(devices, "controller", type="usb", model="none")
     ET.SubElement(devices, "memballoon", model="none")
+
+
+def _output(machine: Machine, path: Path) -> tuple[str, dict[str, str]]:
+    """The device that writes to a file, and its source."""
+    if machine.daemon is None:
+        return "file", {"path": str(path), "append": "on"}
+    return "pipe", {"path": str(machine.daemon.pipes / path.name)}
+
+
+def _under_daemon(domain: ET.Element, daemon: Daemon) -> None:
+    metadata = ET.SubElement(domain, "metadata")
+    ET.SubElement(metadata, f"{{{NAMESPACE}}}instance", home=str(daemon.home), id=daemon.id)
+    if not daemon.relabel:
+        ET.SubElement(domain, "seclabel", type="none", model="dac")
 
 
 def _port(devices: ET.Element, name: str, backend: str, **source: str) -> None:

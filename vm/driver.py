@@ -22,6 +22,7 @@ from hybrid.volumes import prepared, to_record
 from vm import disk, domain, guest, inside, kernel, shares
 from vm.accel import detect
 from vm.instance import VmInstance
+from vm.libvirtapi import translated
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -33,12 +34,13 @@ TOOLS = {
 
 
 class VmDriver:
-    """A `hybrid.driver.Driver` on libvirt's embedded QEMU driver."""
+    """A `hybrid.driver.Driver` on libvirt: the one inside this process, or the one that `uri` names."""
 
     kind: ClassVar[Kind] = Kind.VM
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, uri: str | None = None) -> None:
         self._home = home
+        self._uri = uri
 
     def problems(self) -> Sequence[Problem]:
         found = []
@@ -51,7 +53,7 @@ class VmDriver:
             for tool, package in TOOLS.items()
             if find(tool) is None
         ]
-        if (problem := _libvirt_problem()) is not None:
+        if (problem := _libvirt_problem() if self._uri is None else self._daemon_problem(self._uri)) is not None:
             found.append(problem)
         if not kernel.cached(self._home) and find("apt-get") is None:
             found.append(Problem("no guest kernel is there", "name one in the spec: `vm: {kernel: FILE}`"))
@@ -69,18 +71,32 @@ class VmDriver:
         ]
 
     def facts(self) -> Mapping[str, str]:
-        from vm.connection import connect, qemu_user
+        from vm.connection import connect
 
-        connection = connect(self._home)
-        with connection.collecting():
+        connection = connect(self._home, self._uri)
+        with translated("libvirt does not say what it is"), connection.collecting():
             libvirt, qemu = connection.libvirt.getLibVersion(), connection.libvirt.getVersion()
         return {
             "engine": f"libvirt {_version(libvirt)}, QEMU {_version(qemu)}",
+            "connection": self._uri or "inside this process",
             "accelerator": detect().name,
             "machine": "q35",
             "kernel": kernel.find_kernel(self._home, None).release if kernel.cached(self._home) else "not fetched yet",
-            "qemu user": qemu_user(),
+            "qemu user": connection.qemu_user(),
         }
+
+    def _daemon_problem(self, uri: str) -> Problem | None:
+        """Why that libvirt cannot be used: it is asked."""
+        from vm import elsewhere
+        from vm.connection import connect
+
+        if (problem := elsewhere.problem(uri)) is not None:
+            return problem
+        try:
+            connect(self._home, uri)
+        except HostError as error:
+            return Problem(error.what, error.mend)
+        return None
 
     def prepare(self, image: Image) -> int:
         with contextlib.suppress(HostError):  # a spec may name a kernel of its own; if it does not, `start` says why
@@ -104,6 +120,7 @@ class VmDriver:
             "kernel": None if spec.vm.kernel is None else str(spec.vm.kernel),
             "probed": request.process.healthcheck is not None,
             "rates": limits.of_disk(limits.block_io(spec), self._home.root),
+            "uri": self._uri,
         }
         _check_shares(self._home, request)
         id = new_id()
@@ -145,7 +162,7 @@ def _check_shares(home: Home, request: Request) -> None:
 
 
 def _libvirt_problem() -> Problem | None:
-    from vm.connection import QEMU_USER
+    from vm.embedded import QEMU_USER
 
     if find_spec("libvirt") is None:
         return Problem("libvirt-python is not installed", "apt-get install libvirt-dev; pip install libvirt-python")

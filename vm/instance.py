@@ -85,15 +85,15 @@ class VmInstance:
 
         has_stdin = stdio is not None and stdio.stdin >= 0
         machine = guest.write_files(self._home, self._record, self._run, has_stdin=has_stdin)
-        connection = connect(self._home)
-        self._save(root=str(connection.root), exit_code=None)
+        connection = connect(self._home, self._record.engine.get("uri"))
+        machine = connection.adapt(machine)
+        self._save(root=None if connection.root is None else str(connection.root), exit_code=None)
         self._events = Events(machine.events, self._marks)
         if machine.share is not None:
-            self._serve_shares(machine.share)
-        connection.start(machine.name, domain.xml(machine))
+            self._serve_shares(machine.share, connection.qemu_uid())
+        pid = connection.start(machine.name, domain.xml(machine))
         self._marks.stamp(Mark.SPAWN)
         machine.initrd.unlink()  # QEMU has read it
-        pid = int((connection.root / f"run/qemu/{machine.name}.pid").read_text())
         self._save(pid=pid, started=start_time(pid), boot_id=_boot_id())
         self._enter_cgroup(pid)
         if stdio is not None:
@@ -102,11 +102,8 @@ class VmInstance:
             if has_stdin:
                 self._feed = Feed(stdio.stdin, self._run / "stdin", lambda total: self._say(f"eof {total}"))
 
-    def _serve_shares(self, path: Path) -> None:
-        from vm.connection import qemu_user
-
+    def _serve_shares(self, path: Path, owner: int) -> None:
         record = self._record
-        owner = pwd.getpwnam(qemu_user()).pw_uid
         shares.serve(record.directory, path, record.id, from_record(record.engine, None), owner)
 
     def _enter_cgroup(self, pid: int) -> None:
@@ -330,11 +327,9 @@ class VmInstance:
 
     def _forget_run(self) -> None:
         shutil.rmtree(self._run, ignore_errors=True)
-        root = self._record.engine.get("root")
-        if isinstance(root, str) and Path(root).parent == self._home.run:
-            from vm.connection import forget
+        from vm.connection import forget
 
-            forget(Path(root), guest.domain_name(self._record.id))
+        forget(self._home, self._record.engine, guest.domain_name(self._record.id))
 
 
 def _own_cpu() -> float:

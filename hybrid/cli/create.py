@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hybrid.cli.connect import Connect
 from hybrid.cli.options import with_options
 from hybrid.cli.run import AsKind, Command, OwnName, Target, plan
 from hybrid.specoptions import Option
@@ -11,7 +12,12 @@ CONTEXT = {"allow_interspersed_args": False}
 
 @with_options
 def create(
-    options: list[Option], target: Target, command: Command = None, kind: AsKind = None, name: OwnName = None
+    options: list[Option],
+    target: Target,
+    command: Command = None,
+    kind: AsKind = None,
+    name: OwnName = None,
+    connect: Connect = None,
 ) -> int:
     """Make an instance of a spec or an image and print its name; `hybrid start` runs it.
 
@@ -23,5 +29,5 @@ def create(
 
       hybrid start $(hybrid create web.yaml)
     """
-    print(plan(target, kind, options, command or [], name)().record.name)
+    print(plan(target, kind, options, command or [], name, connect)().record.name)
     return 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hybrid.cli.connect import Connect
 from hybrid.cli.options import with_options
 from hybrid.cli.signals import held
 from hybrid.cli.start import START_SECONDS
@@ -40,6 +41,7 @@ def run(
     remove: Annotated[bool, typer.Option("--rm", help="Remove the instance when it ends.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running and print its name.")] = False,
     name: OwnName = None,
+    connect: Connect = None,
 ) -> int:
     """Run a spec or an image: as a VM, a container or on the host.
 
@@ -63,7 +65,7 @@ def run(
         raise typer.BadParameter("no daemon stays behind to remove a detached instance", param_hint="--rm with -d")
     if not detach:
         terminal.check(*(any(each.key == key for each in options) for key in ("tty", "stdin_open")))
-    make = plan(target, kind, options, command or [], name)
+    make = plan(target, kind, options, command or [], name, connect)
     if detach:
         return _detached(context.obj, make)
     return foreground.live(context.obj, make, made=True, remove=remove)
@@ -85,7 +87,12 @@ def _detached(interrupts: Interrupts, make: Callable[[], Instance]) -> int:
 
 
 def plan(
-    target: str, kind: Kind | None, options: Sequence[Option], command: Sequence[str], name: str | None
+    target: str,
+    kind: Kind | None,
+    options: Sequence[Option],
+    command: Sequence[str],
+    name: str | None,
+    connect: str | None,
 ) -> Callable[[], Instance]:
     """All that takes long or can be refused before there is an instance; returns what makes it."""
     from hybrid import drivers, launch
@@ -95,7 +102,7 @@ def plan(
 
     home = default_home()
     spec = launch.load(target, options)
-    driver = drivers.driver(launch.kind_of(spec, kind), home)
+    driver = drivers.driver(launch.kind_of(spec, kind), home, connect)
     launch.check(driver)
     with progress() as told:
         image = ImageStore(home).ensure(spec, told)

@@ -16,7 +16,7 @@ from hybrid.image import Healthcheck, Process
 from hybrid.marks import Mark, Marks
 from hybrid.process import run
 from vm import accel, evidence, guest, initramfs, kernel
-from vm.connection import qemu_conf
+from vm.embedded import qemu_conf
 from vm.events import Events
 from vm.streams import Feed, Follow
 
