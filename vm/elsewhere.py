@@ -131,7 +131,7 @@ class Elsewhere:
         return dataclasses.replace(machine, daemon=Daemon(self._home.root, id, pipes, relabel=os.geteuid() != 0))
 
     def start(self, name: str, xml: str) -> int:
-        self.forget(name)
+        self._wait_gone(name, 5)
         with translated("the VM does not start", mend=_mend(self.uri)):
             self.libvirt.createXML(xml)
         pid = find_qemu(name.removeprefix(domain_name("")))
@@ -146,6 +146,13 @@ class Elsewhere:
     # ---- end -----------------------------------------------------------------------------
 
     def forget(self, name: str, timeout: float = 5) -> None:
+        self._wait_gone(name, timeout)
+        if os.geteuid() == 0:
+            _take_back(self._home.instances / name.removeprefix(domain_name("")))
+            for log in LOGS.glob(f"{name}.log*"):
+                log.unlink(missing_ok=True)
+
+    def _wait_gone(self, name: str, timeout: float) -> None:
         import libvirt
 
         stopped = self._stopped[name] = threading.Event()
@@ -156,10 +163,6 @@ class Elsewhere:
                 self.libvirt.lookupByName(name)  # which waits until the daemon has let go of it
         finally:
             self._stopped.pop(name, None)
-        if os.geteuid() == 0:
-            _take_back(self._home.instances / name.removeprefix(domain_name("")))
-            for log in LOGS.glob(f"{name}.log*"):
-                log.unlink(missing_ok=True)
 
     def _lifecycle(self, _connection: object, domain: Any, event: int, _detail: int, stopped: int) -> None:
         if event == stopped and (waiting := self._stopped.get(domain.name())) is not None:
@@ -179,16 +182,18 @@ def qemu_owner(capabilities: str, domain_type: str) -> Owner | None:
 def check_reach(path: Path, owner: Owner) -> None:
     """HostError unless that user can pass every directory above `path`."""
     for folder in reversed(path.absolute().parents):
-        status = folder.stat()
-        bit = (
-            stat.S_IXUSR if status.st_uid == owner.uid else stat.S_IXGRP if status.st_gid == owner.gid else stat.S_IXOTH
-        )
-        if owner.uid != 0 and not status.st_mode & bit:
+        if owner.uid != 0 and not _passes(folder.stat(), owner):
             raise HostError(
                 f"QEMU runs as user {owner.uid} there, which cannot pass {folder}",
                 where=str(path),
                 mend=f"chmod o+x {folder}, or set HYBRID_HOME to a folder that others can pass",
             )
+
+
+def _passes(folder: os.stat_result, owner: Owner) -> bool:
+    if folder.st_uid == owner.uid:
+        return bool(folder.st_mode & stat.S_IXUSR)
+    return bool(folder.st_mode & (stat.S_IXGRP if folder.st_gid == owner.gid else stat.S_IXOTH))
 
 
 def _make_pipe(base: Path, target: Path, owner: Owner) -> None:
