@@ -42,8 +42,8 @@ class Connection(Protocol):
     def collecting(self) -> AbstractContextManager[None]:
         """To be held while libvirt may start a QEMU as a child of this process."""
 
-    def qemu_user(self) -> str:
-        """Whom QEMU runs as: a name, or a number that has none."""
+    def qemu_uid(self) -> int:
+        """Whom QEMU runs as."""
 
     def adapt(self, machine: Machine) -> Machine:
         """The machine as this libvirt can run it, its files made ready for that. HostError says what is in the way."""

@@ -82,7 +82,7 @@ class VmDriver:
             "accelerator": detect().name,
             "machine": "q35",
             "kernel": kernel.find_kernel(self._home, None).release if kernel.cached(self._home) else "not fetched yet",
-            "qemu user": connection.qemu_user(),
+            "qemu user": _user_name(connection.qemu_uid()),
         }
 
     def _daemon_problem(self, uri: str) -> Problem | None:
@@ -174,6 +174,13 @@ def _libvirt_problem() -> Problem | None:
             f"adduser --system --group --no-create-home {QEMU_USER}",
         )
     return None
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _version(number: int) -> str:

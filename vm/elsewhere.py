@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import pwd
 import stat
 import threading
 from collections.abc import Iterator
@@ -101,13 +100,9 @@ class Elsewhere:
     def collecting(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def qemu_user(self) -> str:
+    def qemu_uid(self) -> int:
         owner = self.owner(detect().domain_type)
-        uid = os.geteuid() if owner is None else owner.uid
-        try:
-            return pwd.getpwuid(uid).pw_name
-        except KeyError:
-            return str(uid)
+        return os.geteuid() if owner is None else owner.uid
 
     # ---- start ---------------------------------------------------------------------------
 

@@ -76,8 +76,8 @@ class Embedded:
     def alive(self) -> bool:
         return True
 
-    def qemu_user(self) -> str:
-        return qemu_user()
+    def qemu_uid(self) -> int:
+        return pwd.getpwnam(qemu_user()).pw_uid
 
     def adapt(self, machine: Machine) -> Machine:
         return machine

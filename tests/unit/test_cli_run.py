@@ -122,7 +122,7 @@ def script(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> Scrip
             return image
 
     monkeypatch.setattr(hybrid.images, "ImageStore", Images)
-    monkeypatch.setattr(drivers, "driver", lambda kind, home: Driver(made, kind, home))
+    monkeypatch.setattr(drivers, "driver", lambda kind, home, connect=None: Driver(made, kind, home))
     return made
 
 
