@@ -26,8 +26,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "rm",
         "prune",
     ),
-    "Inside an instance": ("exec", "shell", "attach", "top", "logs"),
-    "What there is": ("ps",),
+    "Inside an instance": ("exec", "shell", "attach", "cp", "top", "logs"),
+    "What there is": ("ps", "inspect", "stats", "port"),
     "Images, specs and the machine": ("image", "volume", "spec", "doctor"),
     "Measuring": ("compare",),
 }

@@ -32,7 +32,7 @@ class _Flag:
     def parameter(self) -> inspect.Parameter:
         """The parameter from which typer makes the option."""
         of: Any = list[self.type] if self.many else self.type  # type: ignore[name-defined]
-        annotation = Annotated[of | None, typer.Option(*self.names, metavar=self.metavar, help=self.help)]  # type: ignore[valid-type]
+        annotation = Annotated[of | None, typer.Option(*self.names, metavar=self.metavar, help=self.help)]
         return inspect.Parameter(
             self.variable, inspect.Parameter.KEYWORD_ONLY, default=False if of is bool else None, annotation=annotation
         )
@@ -125,7 +125,7 @@ def with_options(command: Callable[..., int]) -> Callable[..., int]:
         given = {each.name: values.pop(each.name) for each in parameters[len(own) :]}
         return command(**values, options=list(_options(given)))
 
-    del wrapped.__wrapped__  # type: ignore[attr-defined]
+    del wrapped.__wrapped__
     wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
     )

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hybrid.report", "hybrid.doctor"),
     ("hybrid.compare", "hybrid.answers", "hybrid.noise", "hybrid.summary"),
     ("hybrid.measure", "hybrid.metrics", "hybrid.result", "hybrid.samples"),
-    ("hybrid.launch", "hybrid.salvage"),
+    ("hybrid.launch", "hybrid.salvage", "hybrid.copy", "hybrid.untar"),
     ("hybrid.drivers",),
     ("vm", "container"),
     ("hybrid.images",),

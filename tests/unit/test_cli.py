@@ -11,7 +11,7 @@ import pytest
 
 from hybrid.__main__ import run
 from hybrid.cli import app, errors, table
-from hybrid.cli.ps import describe
+from hybrid.cli.view import describe
 from hybrid.driver import Kind, State, Status
 from hybrid.errors import CommandError, HybridError, NotReadyError, SpecError, ToolError
 from hybrid.home import Home
