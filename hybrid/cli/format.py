@@ -12,9 +12,31 @@ import typer
 from hybrid.cli.errors import printable
 from hybrid.cli.table import lines
 
+
+def checked(form: str) -> str:
+    """A format that can be used; the check of an option."""
+    if form in ("table", "json"):
+        return form
+    if "{{" not in form:
+        raise typer.BadParameter(f"{form!r} is none; write table, json or a template such as {{{{.Name}}}}")
+    from hybrid.cli.template import Template
+    from hybrid.errors import HybridError
+
+    try:
+        Template(form)
+    except HybridError as error:
+        raise typer.BadParameter(error.what) from None
+    return form
+
+
 FormatOption = Annotated[
     str,
-    typer.Option("--format", metavar="table|json|TEMPLATE", help="How to print: {{.Name}}, table {{.Name}}\\t{{.ID}}."),
+    typer.Option(
+        "--format",
+        metavar="table|json|TEMPLATE",
+        callback=checked,
+        help="How to print: also {{.Name}} or table {{.Name}}\\t{{.ID}}.",
+    ),
 ]
 
 

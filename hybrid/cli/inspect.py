@@ -8,6 +8,7 @@ import typer
 
 from hybrid.cli import view
 from hybrid.cli.arguments import Names, named
+from hybrid.cli.format import checked
 from hybrid.driver import State
 
 if TYPE_CHECKING:
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 def inspect(
     names: Names,
     form: Annotated[
-        str, typer.Option("--format", "-f", metavar="json|TEMPLATE", help="What to print of each: {{.State.Status}}.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="json|TEMPLATE",
+            callback=checked,
+            help="What to print of each: {{.State.Status}}.",
+        ),
     ] = "json",
 ) -> int:
     """Print what is known of instances, as a JSON array, or by a template a line each.
@@ -37,7 +45,7 @@ def inspect(
     from hybrid.cli.template import Template
     from hybrid.errors import HybridError
 
-    template = None if form == "json" else Template(form)
+    template = None if form in ("json", "table") else Template(form)
     found, failed = [], False
     for name in names:
         try:
