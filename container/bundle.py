@@ -82,8 +82,8 @@ class Place:
     """Where its root filesystem is mounted."""
     etc: Path
     """The directory with the files that it sees as /etc/hosts and /etc/hostname."""
-    cgroup: str
-    """Its cgroup, absolute, in every hierarchy."""
+    cgroup: str | None
+    """Its cgroup, absolute, in every hierarchy; None where it has none."""
     ids: IdMap | None
     """Its user namespace; None shares the host's ids."""
     rlimits: Mapping[str, tuple[int, int]]
@@ -111,7 +111,7 @@ def runtime_config(spec: Spec, process: Process, place: Place) -> dict[str, Any]
         "root": {"path": str(place.root), "readonly": spec.read_only},
         "hostname": process.hostname,
         "mounts": [
-            *_system_mounts(spec.shm_size or SHM_SIZE, place.network),
+            *_system_mounts(spec.shm_size or SHM_SIZE, place.network, place.cgroup is not None),
             *_files(place),
             *map(dict, place.mounts),
         ],
@@ -155,7 +155,7 @@ def environment(env: Mapping[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in env.items()]
 
 
-def _system_mounts(shm: int, network: Mode) -> list[dict[str, Any]]:
+def _system_mounts(shm: int, network: Mode, cgroup: bool) -> list[dict[str, Any]]:
     safe = ("nosuid", "noexec", "nodev")
     sysfs = _mount("/sys", "sysfs", "sysfs", *safe, "ro")
     if network is Mode.HOST:  # the kernel mounts a new one for those only who own the network
@@ -167,7 +167,7 @@ def _system_mounts(shm: int, network: Mode) -> list[dict[str, Any]]:
             "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
         ),
         sysfs,
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", *safe, "ro"),
+        *([_mount("/sys/fs/cgroup", "cgroup", "cgroup", *safe, "ro")] if cgroup else []),
         _mount("/dev/mqueue", "mqueue", "mqueue", *safe),
         _mount("/dev/shm", "tmpfs", "shm", *safe, "mode=1777", f"size={shm >> 10}k"),
     ]
@@ -182,11 +182,16 @@ def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str,
     return {"destination": destination, "type": kind, "source": source, "options": list(options)}
 
 
+def _group(spec: Spec, place: Place) -> dict[str, Any]:
+    if place.cgroup is None:
+        return {}
+    return {"cgroupsPath": place.cgroup, "resources": _resources(spec, place.swap) | _block_io(place.block_io)}
+
+
 def _linux(spec: Spec, place: Place) -> dict[str, Any]:
     names = ["pid", *([] if place.network is Mode.HOST else ["network"]), "ipc", "uts", "mount", "cgroup"]
     linux: dict[str, Any] = {
-        "cgroupsPath": place.cgroup,
-        "resources": _resources(spec, place.swap) | _block_io(place.block_io),
+        **_group(spec, place),
         "sysctl": {} if place.network is Mode.HOST else _sysctl(place.ids),
         "seccomp": dict(place.seccomp),
         "maskedPaths": list(MASKED_PATHS),
@@ -194,8 +199,8 @@ def _linux(spec: Spec, place: Place) -> dict[str, Any]:
     }
     if place.ids is not None:
         names.append("user")
-        mapping = {"containerID": 0, "hostID": place.ids.base, "size": place.ids.size}
-        linux |= {"uidMappings": [mapping], "gidMappings": [mapping]}
+        mappings = [{"containerID": inside, "hostID": id, "size": count} for inside, id, count in place.ids.ranges]
+        linux |= {"uidMappings": mappings, "gidMappings": mappings}
     known = {name: {"path": str(path)} for name, path in place.namespaces.items()}
     return linux | {"namespaces": [{"type": name, **known.get(name, {})} for name in names]}
 

@@ -13,9 +13,10 @@ from container.instance import ContainerInstance
 from container.mounts import IdMap
 from container.procevents import ProcessEvents
 from container.records import new_record
-from hybrid import cgroups, limits, process
+from hybrid import cgroups, delegation, limits, process
 from hybrid.driver import Kind, Problem, Request
 from hybrid.errors import HostError, HybridError
+from hybrid.home import ordinary_user
 from hybrid.marks import Mark
 from hybrid.network import plan
 from hybrid.network.model import Mode
@@ -25,6 +26,7 @@ from hybrid.volumes import prepared, to_record
 if TYPE_CHECKING:
     from hybrid.home import Home
     from hybrid.image import Image
+    from hybrid.spec import Spec
     from hybrid.store import Record
 
 _ID_BASE = 2_000_000_000
@@ -45,16 +47,19 @@ class ContainerDriver:
 
     def problems(self) -> Sequence[Problem]:
         home = next(path for path in (self._home.root, *self._home.root.parents) if path.exists())
-        own = (lambda: runtime.choose(None, self._state), lambda: mounts.check_idmapped(home))
-        return [*needs(), *_problems(own)]
+        own: list[Callable[[], object]] = [lambda: runtime.choose(None, self._state)]
+        if not id_map().is_identity:
+            own.append(lambda: mounts.check_idmapped(home))
+        return [*needs(), *_problems(own)] if os.geteuid() == 0 else needs("user")
 
     def warnings(self) -> Sequence[Problem]:
-        if os.geteuid() == 0:
+        if ordinary_user() is None:
             with ProcessEvents() as events:
                 if not events.listens():
                     what = "the kernel does not tell when a command is executed: the mark may come some ms late"
                     return [Problem(what, "run in the host's own network and pid namespaces, with CAP_NET_ADMIN")]
-        return []
+            return []
+        return [] if cgroups.tree().usable else [delegation.missing("no limits for containers, no `pause`")]
 
     def facts(self) -> Mapping[str, str]:
         chosen, ids = runtime.choose(None, self._state), id_map()
@@ -74,6 +79,7 @@ class ContainerDriver:
         chosen = runtime.choose(spec.container.runtime, self._state)
         ids = id_map() if spec.container.userns else None
         network = plan.make(spec, self.kind, self._home, request.process.hostname)
+        check_limits(spec)
         if is_init := init.is_init(request.process):
             init.check(cgroups.tree())
         rules = seccomp.load(bundle.CAPABILITIES)
@@ -81,7 +87,7 @@ class ContainerDriver:
         compiled = kept.read_bytes() if kept.exists() else b""
         store = InstanceStore(self._home)
         final = store.path(id)
-        if ids is not None:
+        if ids is not None and not ids.is_identity:
             _reachable(self._home.instances)
         with (
             store.making(request.name, id) as (directory, commit),
@@ -90,7 +96,7 @@ class ContainerDriver:
             place = bundle.Place(
                 root=final / "rootfs",
                 etc=final / "etc",
-                cgroup=cgroups.Cgroup(id).path,
+                cgroup=cgroups.Cgroup(id).path if cgroups.tree().usable else None,
                 ids=ids,
                 rlimits=limits.here(spec),
                 swap=cgroups.limits_swap(cgroups.tree()),
@@ -116,7 +122,7 @@ class ContainerDriver:
                     tree=str(request.image.tree),
                     runtime=chosen.path,
                     runtime_root=str(chosen.root),
-                    ids=None if ids is None else [ids.base, ids.size],
+                    ids=None if ids is None else [ids.base, ids.size, *ids.cuts],
                     filter=None if compiled else str(kept),
                     init=is_init,
                     **to_record(mounted),
@@ -135,14 +141,33 @@ class ContainerDriver:
 
 
 def id_map(subuid: Path = Path("/etc/subuid")) -> IdMap:
-    """The host's ids that stand for a container's: the range that the administrator gave to `hybrid`, else ours."""
+    """The host's ids that stand for a container's: the range that the administrator gave to `hybrid`, else ours.
+
+    An ordinary user's containers have the ids of the user's own namespace (`hybrid.rootless`), in one below it:
+    trees lie there with an image's owners already, and the kernel has no id-mapped mounts for ordinary users.
+    """
+    if ordinary_user() is not None:
+        starts = {int(line.split()[0]) for name in ("uid", "gid") for line in _lines(Path(f"/proc/self/{name}_map"))}
+        return IdMap(0, _IDS, tuple(sorted(starts)))
     if subuid.exists():
-        for line in subuid.read_text().splitlines():
+        for line in _lines(subuid):
             user, _, rest = line.partition(":")
             base, _, size = rest.partition(":")
             if user == "hybrid" and base.isdecimal() and size.isdecimal() and int(size) >= _IDS:
                 return IdMap(int(base), _IDS)
     return IdMap(_ID_BASE, _IDS)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def check_limits(spec: Spec) -> None:
+    """HostError when a spec sets a limit and instances have no control groups."""
+    wanted = {"cpus": spec.cpus, "mem_limit": spec.mem_limit, "pids_limit": spec.pids_limit}
+    if not cgroups.tree().usable and (given := [name for name, value in wanted.items() if value is not None]):
+        missing = delegation.missing(f"{' and '.join(given)} cannot be kept")
+        raise HostError(missing.what, where=given[0], mend=f"{missing.mend}; or take the limit out of the spec")
 
 
 def _write_etc(directory: Path, hostname: str, ids: IdMap | None) -> None:
@@ -180,9 +205,10 @@ def _problems(checks: Iterable[Callable[[], object]]) -> Iterator[Problem]:
             yield Problem(str(error), "run as root, on a kernel that has this")
 
 
-def _need_root() -> None:
-    if os.geteuid() != 0:
-        raise HostError("containers need root for now", mend="sudo hybrid …")
+def _need_user() -> None:
+    from hybrid import rootless
+
+    rootless.need()
 
 
 def _need_overlay() -> None:
@@ -196,6 +222,8 @@ def _need_user_namespace() -> None:
 
 def _need_cgroups() -> None:
     where = cgroups.tree()
+    if not where.usable and ordinary_user() is not None:
+        return  # that is a warning
     if where.version == "none":
         raise HostError("no control groups are mounted", mend="mount -t cgroup2 none /sys/fs/cgroup")
     trial = cgroups.Cgroup(f"trial-{new_id()}")
@@ -210,7 +238,7 @@ def _need_seccomp() -> None:
 
 
 _NEEDS: Mapping[str, Callable[[], object]] = {
-    "root": _need_root,
+    "user": _need_user,
     "conmon": lambda: process.need("conmon"),
     "overlay": _need_overlay,
     "user namespaces": _need_user_namespace,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from container import enter, mounts, volumes
-from container.driver import needs
+from container.driver import check_limits, needs
 from container.enter import Plan
 from container.local import LocalInstance
 from container.mounts import Layers
@@ -70,7 +70,7 @@ class HostDriver:
         self._home = home
 
     def problems(self) -> Sequence[Problem]:
-        return needs("root", "overlay", "cgroups")
+        return needs("user", "overlay", "cgroups") if os.geteuid() == 0 else needs("user")
 
     def warnings(self) -> Sequence[Problem]:
         return []
@@ -83,6 +83,7 @@ class HostDriver:
 
     def create(self, request: Request) -> HostInstance:
         id = new_id()
+        check_limits(request.spec)
         given = {name: list(pair) for name, pair in limits.here(request.spec).items()}
         network = plan.make(request.spec, self.kind, self._home, request.process.hostname)
         with (
@@ -111,7 +112,8 @@ class HostInstance(LocalInstance):
 
     @property
     def layers(self) -> Layers:
-        return Layers(Path(self._record.engine["tree"]), self.directory / "layer", self.directory / "rootfs")
+        layer, root = self.directory / "layer", self.directory / "rootfs"
+        return Layers(Path(self._record.engine["tree"]), layer, root, self.cgroup.name)
 
     def _exit_file(self) -> Path:
         return self.directory / "exit"

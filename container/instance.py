@@ -45,7 +45,8 @@ class ContainerInstance(LocalInstance):
 
     @property
     def layers(self) -> Layers:
-        return Layers(Path(self._record.engine["tree"]), self.directory / "layer", self.directory / "rootfs")
+        layer, root = self.directory / "layer", self.directory / "rootfs"
+        return Layers(Path(self._record.engine["tree"]), layer, root, self.cgroup.name)
 
     @property
     def _log(self) -> Path:
@@ -70,16 +71,18 @@ class ContainerInstance(LocalInstance):
 
     def _in_root(self, work: Callable[[], None]) -> None:
         """Do `work` where the root filesystem is mounted and the runtime finds control groups it knows."""
-        ids = self._record.engine["ids"]
-        userns = None if ids is None else mounts.user_namespace(IdMap(*ids))
-        joined = self._join_network(userns, 0 if ids is None else ids[0])
+        saved = self._record.engine["ids"]
+        ids = None if saved is None else IdMap(saved[0], saved[1], tuple(saved[2:]))
+        userns = None if ids is None else mounts.user_namespace(ids)
+        mapped = None if ids is None or ids.is_identity else userns
+        joined = self._join_network(userns, 0 if ids is None else ids.base)
 
         def prepared() -> None:
-            mounts.mount_root(self.layers, userns)
-            volumes.show(self.directory, from_record(self._record.engine, self.directory), userns)
+            mounts.mount_root(self.layers, mapped)
+            volumes.show(self.directory, from_record(self._record.engine, self.directory), mapped)
             netns.show(self.directory, joined)
             if self._record.engine.get("init"):
-                init.delegate(self.cgroup, None if ids is None else IdMap(*ids))
+                init.delegate(self.cgroup, ids)
             if (idle := cgroups.tree().idle) is not None:
                 mounts.hide(idle)
             work()

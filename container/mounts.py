@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from hybrid.errors import HostError
+from hybrid.home import ordinary_user
 from hybrid.inroot import open_in
 from hybrid.mounts import CLONE_NEWNS, attach, bind_in, check, clone, closing, hide, mount, open_directory, private
 
@@ -40,6 +41,20 @@ class IdMap:
 
     base: int
     size: int = 65536
+    cuts: tuple[int, ...] = ()
+    """Ids of the host at which a new range begins in the host's own id mapping: the kernel maps none across."""
+
+    @property
+    def ranges(self) -> list[tuple[int, int, int]]:
+        """First id in the instance, first id of the host, and count, of each range."""
+        ends = [*sorted(cut for cut in self.cuts if self.base < cut < self.base + self.size), self.base + self.size]
+        starts = [self.base, *ends[:-1]]
+        return [(start - self.base, start, end - start) for start, end in zip(starts, ends, strict=True)]
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether ids are the host's: then an image's tree is seen as it is. So it is for ordinary users."""
+        return self.base == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +67,8 @@ class Layers:
     """A directory that holds `upper`, the instance's own files, and `work`; made by `prepare`."""
     root: Path
     """Where the root filesystem is mounted."""
+    source: str = "overlay"
+    """What mountinfo shows as the mount's source."""
 
     def prepare(self, ids: IdMap | None) -> None:
         """Make the writable layer's directories. The upper one has the mode and owner of the image's root."""
@@ -82,12 +99,17 @@ def mount_root(layers: Layers, userns: int | None) -> None:
         # Descriptors and not paths: no character in a path can be taken for an option.
         paths = (f"lowerdir=/proc/self/fd/{lower}", *(f"{n}dir=/proc/self/fd/{layer}/{n}" for n in ("upper", "work")))
         try:
-            mount("overlay", layers.root, "overlay", 0, ",".join(paths))
+            mount(layers.source, layers.root, "overlay", 0, ",".join((*paths, *_own_attributes())))
         except OSError as error:
             raise HostError(
                 f"the kernel refuses an overlay for {layers.root}: {error.strerror}",
                 mend="see dmesg; the home must lie on a file system that can hold an upper layer (ext4, xfs, btrfs)",
             ) from None
+
+
+def _own_attributes() -> tuple[str, ...]:
+    """The kernel keeps what overlayfs notes in `trusted` attributes from ordinary users."""
+    return ("userxattr",) if ordinary_user() is not None else ()
 
 
 def _idmapped(path: Path, userns: int) -> int:
@@ -127,7 +149,7 @@ def user_namespace(ids: IdMap) -> int:
 def _map(pid: int, ids: IdMap) -> None:
     try:
         for name in ("gid_map", "uid_map"):
-            Path(f"/proc/{pid}/{name}").write_text(f"0 {ids.base} {ids.size}\n")
+            Path(f"/proc/{pid}/{name}").write_text("".join(f"{a} {b} {n}\n" for a, b, n in ids.ranges))
     except OSError as error:
         raise HostError(
             f"the ids {ids.base} to {ids.base + ids.size - 1} cannot be a user namespace's: {error.strerror}",

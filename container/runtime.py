@@ -44,7 +44,9 @@ class Runtime:
 
     def argv(self, *arguments: str | os.PathLike[str], log: Path | None = None) -> list[str]:
         logging = ["--log", os.fspath(log), "--log-format", "json"] if log is not None else []
-        return [self.path, "--root", os.fspath(self.root), *logging, *(os.fspath(argument) for argument in arguments)]
+        groups = [] if cgroups.tree().usable or self.name != "crun" else ["--cgroup-manager=disabled"]
+        options = ["--root", os.fspath(self.root), *groups, *logging]
+        return [self.path, *options, *(os.fspath(argument) for argument in arguments)]
 
     def version(self) -> str:
         """Its name and version, in its own words."""

@@ -1,7 +1,9 @@
 """Control groups of instances: limits, accounting and a kill that misses nobody.
 
 On cgroup v2 a group is one directory; on v1 (also where an idle v2 tree lies beside it) it is one in
-every hierarchy, all of the same name. Groups lie at the top of the tree, next to systemd's slices.
+every hierarchy, all of the same name. Groups lie at the top of the tree, next to systemd's slices; those
+of an ordinary user in a group that systemd has handed over. Where there is none, instances have no group:
+nothing can be limited then, and their processes are known by the root filesystem that they see.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from hybrid import home, usage
 from hybrid.errors import HostError
 
 PREFIX = "hybrid-"
@@ -39,16 +42,32 @@ class Tree:
     """The v1 hierarchies by controller (`name=systemd` by that name); empty on v2."""
     idle: Path | None = None
     """A v2 tree beside v1 hierarchies, which have all the controllers that we use."""
+    base: str = ""
+    """The group that ours lie in, absolute, if it is not the tree's top."""
 
     @property
     def version(self) -> str:
-        return "v2" if self.unified else "v1, v2 beside it" if self.idle else "v1" if self.v1 else "none"
+        if not self.usable:
+            return "none"
+        return "v2" if self.unified else "v1, v2 beside it" if self.idle else "v1"
+
+    @property
+    def usable(self) -> bool:
+        """Whether instances can have groups."""
+        return bool(self.unified or self.v1)
 
 
 @cache
 def tree() -> Tree:
-    """This host's control groups. Looked up once: hosts do not change it while they run."""
-    return read_tree(Path("/proc/self/mounts").read_text())
+    """The control groups that this user may make groups in. Looked up once: hosts do not change it while they run."""
+    found = read_tree(Path("/proc/self/mounts").read_text())
+    if home.ordinary_user() is None:
+        return found
+    from hybrid import delegation
+
+    if found.unified and (base := delegation.group(found.unified)):
+        return Tree(found.unified, {}, base=base)
+    return Tree(None, {}, idle=found.idle)
 
 
 def read_tree(mounts: str) -> Tree:
@@ -74,9 +93,10 @@ class Cgroup:
     """
 
     def __init__(self, id: str, where: Tree | None = None) -> None:
-        self.path = f"/{PREFIX}{id}"
-        """Absolute, in every hierarchy."""
         self.tree = where or tree()
+        self.name = f"{PREFIX}{id}"
+        self.path = f"{self.tree.base}/{self.name}"
+        """Absolute, in every hierarchy."""
 
     @property
     def directories(self) -> list[Path]:
@@ -91,8 +111,9 @@ class Cgroup:
         """Make the group in every hierarchy that accounts, limits or kills; HostError when it cannot be."""
         try:
             if self.tree.unified is not None:
-                enable(self.tree.unified, ("cpu", "memory", "pids"))
-                (self.tree.unified / self.path[1:]).mkdir(exist_ok=True)
+                directory = self.tree.unified / self.path[1:]
+                enable(directory.parent, ("cpu", "memory", "pids"))
+                directory.mkdir(exist_ok=True)
             for root in {self.tree.v1[name] for name in CONTROLLERS if name in self.tree.v1}:
                 (root / self.path[1:]).mkdir(exist_ok=True)
         except OSError as error:
@@ -122,6 +143,8 @@ class Cgroup:
         """CPU time spent in the group until now, by ended processes too."""
         if self.tree.unified is not None:
             return self._fields("cpu.stat").get("usage_usec", 0) / 1e6
+        if not self.tree.usable:
+            return sum(usage.cpu_seconds(pid) + usage.children_cpu_seconds(pid) for pid in self.pids())
         path = self._file("cpuacct", "cpuacct.usage")
         with contextlib.suppress(FileNotFoundError):
             return int(path.read_text()) / 1e9 if path else 0.0
@@ -129,6 +152,8 @@ class Cgroup:
 
     def pids(self) -> set[int]:
         """The living processes in the group and below it."""
+        if not self.tree.usable:
+            return {pid for pid in usage.processes() if _sees_root(pid, self.name)}
         found: set[int] = set()
         for directory in self.directories:
             for group in _groups(directory):
@@ -195,7 +220,9 @@ class Cgroup:
             raise HostError(
                 f"the host cannot limit {controller}: {error.strerror}",
                 where=str(path or ""),
-                mend=f"enable the {controller} controller, or take the limit out of the spec",
+                mend=f"enable the {controller} controller, or take the limit out of the spec"
+                if self.tree.usable
+                else "hybrid doctor says how an ordinary user gets control groups; or take the limit out of the spec",
             ) from None
 
     def _file(self, controller: str, name: str) -> Path | None:
@@ -246,6 +273,16 @@ def enable(root: Path, controllers: Collection[str]) -> None:
     wanted = set(controllers) & set((root / "cgroup.controllers").read_text().split())
     if missing := wanted - set(control.read_text().split()):
         control.write_text(" ".join(f"+{name}" for name in sorted(missing)))
+
+
+def _sees_root(pid: int, source: str) -> bool:
+    """Whether a process has the root filesystem with that source, as an instance's own has it."""
+    try:
+        with Path(f"/proc/{pid}/mountinfo").open(errors="replace") as file:
+            lines = [line.split(" ") for line in file if f" {source} " in line]
+    except OSError:
+        return False
+    return any(words[4] == "/" and words[words.index("-") + 2] == source for words in lines)
 
 
 def _groups(directory: Path) -> Iterator[Path]:

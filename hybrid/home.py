@@ -52,8 +52,9 @@ def ordinary_user() -> int | None:
 def default_home() -> Home:
     """The home of this user: `HYBRID_HOME`, else the system's place for root, else the user's own."""
     user = ordinary_user()
-    run = Path("/run/hybrid") if user is None else user_run(user)
-    if user is not None and os.path.lexists(run):
+    run = Path("/run/hybrid") if user is None else session_directory(user) / "hybrid"
+    if user is not None:
+        check_own(run.parent)
         check_own(run)
     if given := os.environ.get("HYBRID_HOME"):
         return Home(Path(given).absolute(), run)
@@ -63,18 +64,21 @@ def default_home() -> Home:
     return Home(data / "hybrid", run)
 
 
-def user_run(uid: int) -> Path:
-    """Where an ordinary user's sockets and pid files are: in its session's directory, if there is one."""
+def session_directory(uid: int) -> Path:
+    """Where an ordinary user's sockets and pid files are: XDG_RUNTIME_DIR, or our own in its place."""
     with suppress(KeyError, OSError):
         session = Path(os.environ["XDG_RUNTIME_DIR"])
         if session.is_absolute() and session.stat().st_uid == os.geteuid():
-            return session / "hybrid"
+            return session
     return Path(f"/tmp/hybrid-{uid}")
 
 
 def check_own(path: Path) -> None:
-    """HostError when a directory is not this user's alone: another user could have put it there."""
-    status = path.lstat()
+    """HostError when there is something that is not a directory of this user alone: another could have put it there."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise HostError(
             f"{path} is not a directory that only this user can use",

@@ -12,6 +12,7 @@ of the root that it is found in.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 import threading
@@ -76,9 +77,11 @@ def private(work: Callable[[], T]) -> T:
 
 
 def hide(path: Path) -> None:
-    """Unmount `path` in this thread's namespace, if something is mounted there."""
-    if path.is_mount():
-        check(_libc.umount2(os.fsencode(path), _MNT_DETACH), f"umount {path}")
+    """Unmount `path` in this thread's namespace, if something is mounted there; cover it, where only root could."""
+    if path.is_mount() and _libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+        if ctypes.get_errno() != errno.EINVAL:
+            check(-1, f"umount {path}")
+        mount("none", path, "tmpfs", MS_RDONLY, "size=4k")
 
 
 def mount(source: str | Path, target: str | Path, kind: str | None, flags: int, options: str = "") -> None:

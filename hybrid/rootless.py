@@ -60,9 +60,7 @@ def enter() -> None:
     if uid is None:  # root, with a variable of ours that says nothing
         return
     try:
-        run = home.user_run(uid)
-        run.mkdir(mode=0o700, parents=True, exist_ok=True)
-        home.check_own(run)
+        run = _run_directory(uid)
         with locked(run / "userns.lock"):
             if os.geteuid() != 0:  # a command that another one has started is in it already
                 with _holder(run, uid, gid) as namespace:
@@ -75,8 +73,22 @@ def enter() -> None:
     except OSError as error:
         _problem = Problem(f"no user namespace can be had: {error}", "hybrid doctor")
     else:
-        os.environ[home.USER] = str(uid)
+        os.environ |= {
+            home.USER: str(uid),
+            "XDG_RUNTIME_DIR": str(run.parent),
+            # What buildah and skopeo tell their own children in such a namespace.
+            "_CONTAINERS_USERNS_CONFIGURED": "done",
+            "_CONTAINERS_ROOTLESS_UID": str(uid),
+        }
         atexit.register(leave, run)
+
+
+def _run_directory(uid: int) -> Path:
+    run = home.session_directory(uid) / "hybrid"
+    for each in (run.parent, run):
+        each.mkdir(mode=0o700, exist_ok=True)
+        home.check_own(each)
+    return run
 
 
 def leave(run: Path) -> None:
@@ -96,7 +108,7 @@ def _end_unused(run: Path) -> None:
     pid, started = found
     own = os.stat("/proc/self/ns/user").st_ino  # noqa: PTH116
     for each in process_ids():
-        if each not in (pid, os.getpid()) and _lives_in(each, own):
+        if each not in (pid, os.getpid()) and _lives_in(each, own) and process.start_time(each) is not None:
             return
     (run / _RECORD).unlink(missing_ok=True)
     process.send_signal(pid, started, signal.SIGKILL)
