@@ -164,8 +164,8 @@ def _lines(path: Path) -> list[str]:
 
 def check_limits(spec: Spec) -> None:
     """HostError when a spec sets a limit and instances have no control groups."""
-    wanted = {"cpus": spec.cpus, "mem_limit": spec.mem_limit, "pids_limit": spec.pids_limit}
-    if not cgroups.tree().usable and (given := [name for name, value in wanted.items() if value is not None]):
+    wanted = ("cpus", "mem_limit", "pids_limit", "blkio_config")
+    if not cgroups.tree().usable and (given := [name for name in wanted if getattr(spec, name) is not None]):
         missing = delegation.missing(f"{' and '.join(given)} cannot be kept")
         raise HostError(missing.what, where=given[0], mend=f"{missing.mend}; or take the limit out of the spec")
 

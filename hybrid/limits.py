@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from hybrid.defaults import OPEN_FILES
 from hybrid.errors import HostError
+from hybrid.home import ordinary_user
 
 if TYPE_CHECKING:
     from hybrid.spec import Spec
@@ -126,7 +127,7 @@ def _may_raise() -> bool:
     """Whether this process may raise its hard limits."""
     status = Path("/proc/self/status").read_text()
     held = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")), 0)
-    return bool(held >> _CAP_SYS_RESOURCE & 1)
+    return bool(held >> _CAP_SYS_RESOURCE & 1) and ordinary_user() is None  # of a user namespace it is not enough
 
 
 def _number(limit: int) -> int:
