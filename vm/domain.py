@@ -78,6 +78,8 @@ class Machine:
     """The most that the disk may do in a second: `read_bps`, `write_bps`, `read_iops`, `write_iops`."""
     daemon: Daemon | None = None
     """None when libvirt runs inside our process."""
+    interfaces: Mapping[str, str] = field(default_factory=dict)
+    """MAC addresses by the taps, which are there already and belong to QEMU's user."""
 
 
 def vcpus(cpus: float | None) -> int:
@@ -125,6 +127,12 @@ def _devices(devices: ET.Element, machine: Machine) -> None:
         ET.SubElement(share, "driver", type="virtiofs", queue="1024")
         ET.SubElement(share, "source", socket=str(machine.share))
         ET.SubElement(share, "target", dir=SHARE)
+    for tap, mac in machine.interfaces.items():
+        interface = ET.SubElement(devices, "interface", type="ethernet")
+        ET.SubElement(interface, "mac", address=mac)
+        ET.SubElement(interface, "target", dev=tap, managed="no")
+        ET.SubElement(interface, "model", type="virtio")
+        ET.SubElement(interface, "rom", enabled="no")  # nobody boots from the network; the firmware would look
     for number, path in enumerate((machine.console, machine.events)):
         backend, source = _output(machine, path)
         serial = ET.SubElement(devices, "serial", type=backend)

@@ -16,6 +16,7 @@ from hybrid.errors import HostError
 from hybrid.home import Home
 from hybrid.image import Image
 from hybrid.marks import Mark
+from hybrid.network import plan
 from hybrid.process import find
 from hybrid.store import InstanceStore, Record, new_id, now
 from hybrid.volumes import prepared, to_record
@@ -112,6 +113,7 @@ class VmDriver:
                 where="mem_limit",
                 mend=f"give mem_limit at least {domain.LEAST_MEMORY >> 20}m, or use --as container",
             )
+        network = plan.make(spec, self.kind, self._home, request.process.hostname)
         base = disk.image_disk(self._home, request.image)
         engine: dict[str, object] = {
             "memory": memory,
@@ -119,6 +121,7 @@ class VmDriver:
             "cpus": spec.cpus,
             "kernel": None if spec.vm.kernel is None else str(spec.vm.kernel),
             "probed": request.process.healthcheck is not None,
+            "network": network,
             "rates": limits.of_disk(limits.block_io(spec), self._home.root),
             "uri": self._uri,
         }

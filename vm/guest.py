@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hybrid.home import Home
 from hybrid.image import Healthcheck, Process
+from hybrid.network import Attachment
 from hybrid.process import need
 from hybrid.store import Record
 from hybrid.volumes import from_record
@@ -16,9 +17,10 @@ from vm.accel import detect
 from vm.domain import FILE_PORTS, SOCKET_PORTS, Machine
 
 
-def flavour(shared: bool) -> kernel.Flavour:
-    """What the guest's kernel must have: more only where the host shares something."""
-    return replace(kernel.GUEST, modules=(*kernel.GUEST.modules, *shares.MODULES)) if shared else kernel.GUEST
+def flavour(*, shared: bool = False, networked: bool = False) -> kernel.Flavour:
+    """What the guest's kernel must have: more only where the host shares something, or there is a network."""
+    more = (*(shares.MODULES if shared else ()), *(kernel.NETWORK if networked else ()))
+    return replace(kernel.GUEST, modules=(*kernel.GUEST.modules, *more))
 
 
 def domain_name(identifier: str) -> str:
@@ -56,18 +58,23 @@ def load_process(directory: Path) -> Process:
     return Process(**values, healthcheck=None if check is None else Healthcheck(**check))
 
 
-def write_files(home: Home, record: Record, run: Path, *, has_stdin: bool) -> Machine:
+def write_files(home: Home, record: Record, run: Path, network: Attachment, *, has_stdin: bool) -> Machine:
     """Lay out what one start needs, logs emptied, and describe the machine that uses it."""
     directory, engine = record.directory, record.engine
     given = engine.get("kernel")
     mounts = from_record(engine, None)
     is_shared = bool(shares.shared(mounts))
-    found = kernel.find_kernel(home, Path(given) if given else None, flavour(is_shared))
+    found = kernel.find_kernel(
+        home, Path(given) if given else None, flavour(shared=is_shared, networked=bool(network.interfaces))
+    )
     initrd = directory / "initrd"
     initrd.write_bytes(
         initramfs.base(initramfs.init_binary(home), [path.read_bytes() for path in found.modules])
         + initramfs.instance(
-            load_process(directory), has_stdin=has_stdin, settings=[(key, value) for key, value in engine["settings"]]
+            load_process(directory),
+            has_stdin=has_stdin,
+            settings=[*((key, value) for key, value in engine["settings"]), *initramfs.network_settings(network)],
+            etc={"hosts": network.hosts, "resolv.conf": network.resolv_conf} if network.interfaces else {},
         )
     )
     run.mkdir(parents=True, mode=0o711, exist_ok=True)
@@ -89,4 +96,5 @@ def write_files(home: Home, record: Record, run: Path, *, has_stdin: bool) -> Ma
         ports={name: files[name] for name in FILE_PORTS} | {name: run / name for name in SOCKET_PORTS},
         share=run / "share" if is_shared else None,
         rates=engine.get("rates", {}),
+        interfaces={each.link: each.mac for each in network.interfaces},
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from hybrid.defaults import hosts
 from hybrid.errors import HostError, ToolError
 from hybrid.home import Home
 from hybrid.image import Process
+from hybrid.network import Attachment
 from hybrid.process import need, run
 from hybrid.store import locked
 
@@ -90,19 +91,27 @@ def instance(
     has_stdin: bool = False,
     partition: str | None = None,
     settings: Iterable[tuple[str, str]] = (),
+    etc: Mapping[str, str] | None = None,
 ) -> bytes:
     """The part that describes one instance's command. With a partition it runs standalone: see init/init.h.
 
-    `settings`: more keys and values of its description.
+    `settings`: more keys and values of its description. `etc`: files by name, in place of the usual ones.
     """
+    files = {"hostname": f"{process.hostname}\n", "hosts": hosts(process.hostname)} | dict(etc or {})
     return archive(
         [
             Entry("config", 0o100600, config(process, has_stdin=has_stdin, partition=partition, settings=settings)),
             Entry("etc", 0o40755),
-            Entry("etc/hostname", 0o100644, f"{process.hostname}\n".encode()),
-            Entry("etc/hosts", 0o100644, hosts(process.hostname).encode()),
+            *(Entry(f"etc/{name}", 0o100644, text.encode()) for name, text in files.items()),
         ]
     )
+
+
+def network_settings(network: Attachment) -> list[tuple[str, str]]:
+    """What init/net.c is told of the guest's interfaces."""
+    lines = [("interface", f"{each.mac} {each.address} {each.prefix}") for each in network.interfaces]
+    gateway = next((each.gateway for each in network.interfaces if each.gateway), None)
+    return [*lines, ("gateway", gateway)] if gateway else lines
 
 
 def config(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
+from hybrid import network
 from hybrid.cgroups import Cgroup
 from hybrid.driver import Evidence, Kind, State, Status, Stdio, Usage
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
@@ -47,6 +48,8 @@ class VmInstance:
         self._streams: list[Follow] = []
         self._feed: Feed | None = None
         self._launch_cpu = 0.0
+        self._told = ""
+        """The names that the guest was started with, until it is known to have the latest."""
         self._speaking = threading.Lock()
 
     @property
@@ -83,8 +86,10 @@ class VmInstance:
         from vm.connection import connect
 
         has_stdin = stdio is not None and stdio.stdin >= 0
-        machine = guest.write_files(self._home, self._record, self._run, has_stdin=has_stdin)
         connection = connect(self._home, self._record.engine.get("uri"))
+        joined = network.attach(self._record, network.Guest(connection.qemu_uid(), self._run / "control"))
+        self._told = joined.hosts
+        machine = guest.write_files(self._home, self._record, self._run, joined, has_stdin=has_stdin)
         machine = connection.adapt(machine)
         self._save(root=None if connection.root is None else str(connection.root), exit_code=None)
         self._events = Events(machine.events, self._marks)
@@ -124,6 +129,9 @@ class VmInstance:
         self._check_executed()
         if Mark.ENTRYPOINT not in self._events.seen:
             raise self._not_ready("the VM ended before the command was executed", self._phase())
+        if self._told:
+            network.refresh(self._record, self._told)
+            self._told = ""
 
     def wait_ready(self, timeout: float) -> None:
         self.wait_entrypoint(timeout)
@@ -323,6 +331,7 @@ class VmInstance:
                 send_signal(pid, start_time(pid), signal.SIGKILL)
                 select.select([handle], [], [], 10)
                 os.close(handle)
+        network.detach(self._record)
 
     def _forget_run(self) -> None:
         shutil.rmtree(self._run, ignore_errors=True)

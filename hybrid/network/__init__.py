@@ -33,6 +33,7 @@ __all__ = [
     "mode",
     "names_of_host",
     "of",
+    "refresh",
     "renamed",
     "sweep",
 ]
@@ -79,6 +80,13 @@ def names_of_host(record: Record, owner: int) -> None:
 
     names.write_hosts(record.directory, names.hosts_of_host(record.engine["network"]["hostname"]), owner)
     names.write_resolv_conf(record.directory, names.resolv_conf_of_host(), owner)
+
+
+def refresh(record: Record, known: str) -> None:
+    """Tell a guest, which listens by now, what has changed in its names since `attach` said `known`."""
+    from hybrid.network import bridge
+
+    bridge.refresh(record.engine["network"], record.id, known)
 
 
 def renamed(record: Record) -> None:

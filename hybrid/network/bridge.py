@@ -44,11 +44,20 @@ def attach(plan: Mapping[str, Any], record: Record, end: Namespace | Guest) -> A
         except BaseException:
             _without(place, state, record.id)
             raise
+        hosts, resolv_conf = names.hosts(lease, state), names.resolv_conf(plan["dns"])
         if isinstance(end, Namespace):
-            names.write_hosts(record.directory, names.hosts(lease, state), lease.owner)
-            names.write_resolv_conf(record.directory, names.resolv_conf(plan["dns"]), lease.owner)
+            names.write_hosts(record.directory, hosts, lease.owner)
+            names.write_resolv_conf(record.directory, resolv_conf, lease.owner)
         names.tell(state, {each.bridge for each in lease.interfaces}, but=lease.id)
-    return Attachment(Mode.BRIDGE, lease.interfaces, lease.ports)
+    return Attachment(Mode.BRIDGE, lease.interfaces, lease.ports, hosts, resolv_conf)
+
+
+def refresh(plan: Mapping[str, Any], identifier: str, known: str) -> None:
+    """Tell a guest that is up by now what has changed since it was made with the hosts `known`."""
+    state = Place(Path(plan["run"])).read()
+    lease = state.leases.get(identifier)
+    if lease is not None and names.hosts(lease, state) != known:
+        names.tell_one(lease, state)
 
 
 def detach(plan: Mapping[str, Any], identifier: str) -> None:

@@ -79,6 +79,10 @@ class Attachment:
     mode: Mode
     interfaces: tuple[Interface, ...] = ()
     ports: tuple[Published, ...] = ()
+    hosts: str = ""
+    """What its /etc/hosts is to hold; told by `attach` only."""
+    resolv_conf: str = ""
+    """Likewise /etc/resolv.conf."""
 
 
 @dataclass(frozen=True, slots=True)

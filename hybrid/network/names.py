@@ -109,6 +109,11 @@ def tell(state: State, bridges: Iterable[str], but: str = "") -> None:
         _say(guests)
 
 
+def tell_one(lease: Lease, state: State) -> None:
+    """Give one guest its hosts as they are now."""
+    _say({lease.control: control_lines(lease, state)})
+
+
 def write_hosts(directory: Path, text: str, owner: int) -> None:
     """Write the hosts file that a container sees, in place: it is mounted, so it must stay the same file."""
     _write(directory / "etc/hosts", text, owner)

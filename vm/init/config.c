@@ -60,6 +60,8 @@ void read_config(void)
         else if (KEY("standalone")) config.standalone = *value == '1';
         else if (KEY("stop_signal")) config.stop_signal = atoi(value);
         else if (KEY("stop_timeout")) config.stop_timeout = strtol(value, 0, 10);
+        else if (KEY("interface") && config.interfacec < 16) config.interfaces[config.interfacec++] = value;
+        else if (KEY("gateway")) config.gateway = value;
         else if (KEY("mount")) append(config.mounts, &config.mountc, value);
         else if (KEY("rlimit") && config.rlimitc < 32) config.rlimits[config.rlimitc++] = value;
         else if (KEY("read_only")) config.read_only = *value == '1';

@@ -8,7 +8,8 @@
  *
  * Host and guest talk by
  *   ttyS1               events, one line each: "kernel", "init", "entrypoint", "ready", "exit 7", …
- *   hybrid.control      what the host wants: "signal 15", "eof 1024", "evidence"; each is answered by "+"
+ *   hybrid.control      what the host wants: "signal 15", "eof 1024", "evidence", names (net.c); each is
+ *                       answered by "+"
  *   hybrid.stdin        the bytes of the command's standard input
  *   hybrid.stdout, hybrid.stderr   the bytes it writes
  *
@@ -69,6 +70,9 @@ struct config {
     long stop_timeout; /* ms */
     char *mounts[LIST_MAX], *rlimits[32];
     size_t mountc, rlimitc;
+    char *interfaces[16];
+    size_t interfacec;
+    const char *gateway;
     int read_only;
     const char *share, *shm, *pids, *oom_score_adj; /* NULL where the spec says nothing */
 };
@@ -105,7 +109,13 @@ const char *find_partition(int news, const char *name);
 int open_port(int news, const char *name, int flags);
 void must_mount(const char *type, const char *target, unsigned long flags, const char *options);
 void enter_root(void);
-void loopback_up(void);
+void next_uevent(int news, const char *wanted);
+extern int hosts_file; /* of the initramfs, mounted at /etc/hosts */
+
+/* ---- net.c: interfaces and names -------------------------------------------------------- */
+
+void network_up(int news);
+int obey_names(char *line);
 
 /* ---- command.c: executing it ------------------------------------------------------------ */
 

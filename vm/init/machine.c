@@ -1,6 +1,8 @@
 /* The machine until the command can run: modules, ports, the image's root. */
 #include "init.h"
 
+int hosts_file = -1;
+
 #define DISK_SECONDS 60 /* from one of the kernel's news to the next while the root is missing */
 
 /* Loads FOLDER/00.ko and on. A driver may refuse, since its hardware is not there; other modules may not. */
@@ -47,7 +49,7 @@ int uevents(void)
     return fd;
 }
 
-static void next_uevent(int news, const char *wanted)
+void next_uevent(int news, const char *wanted)
 {
     char ignored[4096];
     if (recv(news, ignored, sizeof ignored, 0) >= 0 || errno == EINTR || errno == ENOBUFS)
@@ -149,7 +151,10 @@ void enter_root(void)
     if (mount(config.disk, "/root", "ext4", MS_NOATIME, NULL) < 0)
         die("the root disk");
     mkdir("/root/etc", 0755);
+    hosts_file = open("/etc/hosts", O_WRONLY | O_CLOEXEC);
     bind_file("/etc/hosts", "/root/etc/hosts");
+    if (config.interfacec)
+        bind_file("/etc/resolv.conf", "/root/etc/resolv.conf");
     bind_file("/etc/hostname", "/root/etc/hostname");
     mkdir("/root/dev", 0755);
     mkdir("/root/sys", 0755);
@@ -167,13 +172,4 @@ void enter_root(void)
     symlink("/proc/self/fd/0", "/dev/stdin");
     symlink("/proc/self/fd/1", "/dev/stdout");
     symlink("/proc/self/fd/2", "/dev/stderr");
-}
-
-void loopback_up(void)
-{
-    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
-        die("the loopback interface");
-    close(fd);
 }

@@ -43,6 +43,8 @@ static void obey(char *line)
         pump_input();
     } else if (!strcmp(line, "evidence"))
         tell_evidence();
+    else
+        obey_names(line);
 }
 
 static void read_control(int port)
@@ -168,7 +170,7 @@ int main(void)
     if (config.partition)
         config.disk = find_partition(news, config.partition);
     enter_root();
-    loopback_up();
+    network_up(news);
     sethostname(config.hostname, strlen(config.hostname));
     mount_volumes();
 
