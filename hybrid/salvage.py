@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from hybrid import process
-from hybrid.driver import State
+from hybrid.driver import Instance, State
 from hybrid.drivers import open_instance, sweep
 from hybrid.errors import HybridError, InstanceError
+from hybrid.events import Journal
 from hybrid.home import Home
 from hybrid.images import ImageStore
 from hybrid.store import InstanceStore, Record, discard
@@ -30,11 +31,19 @@ def remove(name: str, home: Home, *, force: bool) -> None:
         salvage(store.find(name))
         return
     instance = open_instance(record, home)
-    if not force and instance.status().state is State.RUNNING:
+    if not force and instance.status().state in (State.RUNNING, State.PAUSED):
         raise InstanceError(
             f"{record.name} is running", mend=f"hybrid stop {record.name}, or hybrid rm --force {record.name}"
         )
+    _destroy(instance, home)
+
+
+def _destroy(instance: Instance, home: Home) -> None:
+    """Remove an instance, and write down its end if nobody has, and that it is gone."""
+    journal = Journal(home)
+    journal.note_end(instance)
     instance.destroy()
+    journal.note("destroy", instance.record)
 
 
 def prune(home: Home) -> Iterator[str]:
@@ -44,7 +53,7 @@ def prune(home: Home) -> Iterator[str]:
         with suppress(FileNotFoundError):
             instance = open_instance(record, home)
             if instance.status().state is State.EXITED:
-                instance.destroy()
+                _destroy(instance, home)
                 yield record.name
     for directory in store.abandoned():
         _remove_unfinished(directory, home)

@@ -27,7 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "prune",
     ),
     "Inside an instance": ("exec", "shell", "attach", "cp", "top", "logs"),
-    "What there is": ("ps", "inspect", "stats", "port"),
+    "What there is": ("ps", "inspect", "stats", "port", "events"),
     "Images, specs and the machine": ("image", "volume", "spec", "doctor"),
     "Measuring": ("compare",),
 }

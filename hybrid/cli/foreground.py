@@ -7,9 +7,8 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
-from hybrid.cli import terminal
+from hybrid.cli import deeds, terminal
 from hybrid.cli.signals import FORWARDED, forwarded, held
-from hybrid.cli.start import START_SECONDS
 from hybrid.driver import Stdio
 
 if TYPE_CHECKING:
@@ -38,10 +37,11 @@ def live(
         with held(interrupts) as waiting:
             instance = make()
             if made:
-                undo.callback(instance.destroy)
+                undo.callback(deeds.destroy, instance)
             instance.start(Stdio(0 if stdin else -1, 1, 2))
             with interrupts.expose():
-                instance.wait_entrypoint(START_SECONDS)
+                instance.wait_entrypoint(deeds.START_SECONDS)
+        deeds.started(instance)
         shown = has_terminal(instance)
         with terminal.raw() if shown and stdin else nullcontext():
             if shown:
@@ -49,6 +49,7 @@ def live(
             for number in waiting:
                 send(number)
             code = instance.wait()
+        deeds.journal().note_end(instance)
         if made and not remove:
             undo.pop_all()
         return code
@@ -65,6 +66,7 @@ def join(interrupts: Interrupts, instance: Instance, *, stdin: bool, signals: bo
             terminal.joined(terminal=shown, stdin=stdin, detach=detach) as stdio,
         ):
             instance.attach(stdio)
+            deeds.journal().note("attach", instance.record)
             if shown:
                 instance.resize(terminal.window())
             return instance.wait()

@@ -21,6 +21,7 @@ def kill(
 
       hybrid kill -s HUP web
     """
+    from hybrid.cli import deeds
     from hybrid.cli.each import each
     from hybrid.driver import State
     from hybrid.errors import InstanceError
@@ -36,5 +37,6 @@ def kill(
         if instance.status().state not in (State.RUNNING, State.PAUSED):
             raise InstanceError(f"{name} is not running", mend=f"hybrid start {name}")
         instance.signal(number)
+        deeds.journal().note("kill", instance.record, signal=number)
 
     return each(names, deed)

@@ -14,6 +14,12 @@ def pause(names: Names) -> int:
 
       hybrid pause web cache
     """
+    from hybrid.cli import deeds
     from hybrid.cli.each import each
 
-    return each(names, lambda name: named(name).pause())
+    def deed(name: str) -> None:
+        instance = named(name)
+        instance.pause()
+        deeds.journal().note("pause", instance.record)
+
+    return each(names, deed)

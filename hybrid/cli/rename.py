@@ -16,9 +16,14 @@ def rename(name: Name, new: Annotated[str, typer.Argument(metavar="NEW", help="I
 
       hybrid rename web web-old
     """
+    from hybrid import network
+    from hybrid.cli import deeds
     from hybrid.home import default_home
     from hybrid.store import InstanceStore
 
     store = InstanceStore(default_home())
-    store.rename(store.get(name), new)
+    before = store.get(name)
+    record = store.rename(before, new)
+    network.renamed(record)
+    deeds.journal().note("rename", record, oldName=before.name)
     return 0

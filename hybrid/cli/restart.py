@@ -24,12 +24,13 @@ def restart(
 
       hybrid restart -t 1 web cache
     """
+    from hybrid.cli import deeds
     from hybrid.cli.each import each
-    from hybrid.cli.start import detached
 
     def deed(name: str) -> None:
         instance = named(name)
-        instance.stop(instance.record.stop_timeout if timeout is None else timeout)
-        detached(instance)
+        deeds.stop(instance, timeout)
+        deeds.start(instance)
+        deeds.journal().note("restart", instance.record)
 
     return each(names, deed)

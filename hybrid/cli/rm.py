@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from hybrid.cli.arguments import Names
+
 
 def rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of instances, or the start of an id.")],
+    names: Names,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Also one that runs or whose record is damaged.")
     ] = False,

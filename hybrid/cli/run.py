@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hybrid.cli import deeds
 from hybrid.cli.connect import Connect
 from hybrid.cli.options import with_options
 from hybrid.cli.signals import held
-from hybrid.cli.start import START_SECONDS
 from hybrid.driver import Kind
 from hybrid.specoptions import Option
 
@@ -75,13 +75,14 @@ def _detached(interrupts: Interrupts, make: Callable[[], Instance]) -> int:
     """Start an instance that goes on without us. Whatever comes before it runs, it is destroyed."""
     with interrupts.shield(), ExitStack() as ending, held(interrupts) as waiting:
         instance = make()
-        ending.callback(instance.destroy)
+        ending.callback(deeds.destroy, instance)
         instance.start(None)
         with interrupts.expose():
-            instance.wait_entrypoint(START_SECONDS)
+            instance.wait_entrypoint(deeds.START_SECONDS)
             for number in waiting:  # a detached command has no use for them; they were for us
                 interrupts.handle(number)
         ending.pop_all()
+        deeds.started(instance)
         print(instance.record.name)
     return 0
 
@@ -108,4 +109,10 @@ def plan(
         image = ImageStore(home).ensure(spec, told)
     driver.prepare(image)
     words = command[1:] if command[:1] == ["--"] else command
-    return lambda: launch.create(spec, image, driver, home, command=words, name=name)
+
+    def make() -> Instance:
+        instance = launch.create(spec, image, driver, home, command=words, name=name)
+        deeds.journal().note("create", instance.record)
+        return instance
+
+    return make

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hybrid.cli.arguments import Names, named
-
-if TYPE_CHECKING:
-    from hybrid.driver import Instance
-
-START_SECONDS = 120.0
-"""How long an instance may take until its command is executed. An emulated VM on a busy host needs most of it."""
 
 
 def start(
@@ -33,18 +27,13 @@ def start(
 
       hybrid start -ai shell
     """
+    from hybrid.cli import deeds
     from hybrid.cli.each import each
 
     if not (attach or interactive):
-        return each(names, lambda name: detached(named(name)))
+        return each(names, lambda name: deeds.start(named(name)))
     if len(names) > 1:
         raise typer.BadParameter("one instance can be attached to, not several", param_hint="NAME...")
     from hybrid.cli.foreground import live
 
     return live(context.obj, lambda: named(names[0]), stdin=interactive)
-
-
-def detached(instance: Instance) -> None:
-    """Start an instance that goes on without us; return when its command is executed."""
-    instance.start(None)
-    instance.wait_entrypoint(START_SECONDS)

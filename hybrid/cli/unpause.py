@@ -14,6 +14,12 @@ def unpause(names: Names) -> int:
 
       hybrid unpause web cache
     """
+    from hybrid.cli import deeds
     from hybrid.cli.each import each
 
-    return each(names, lambda name: named(name).unpause())
+    def deed(name: str) -> None:
+        instance = named(name)
+        instance.unpause()
+        deeds.journal().note("unpause", instance.record)
+
+    return each(names, deed)
