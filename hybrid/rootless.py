@@ -47,10 +47,15 @@ def problem() -> Problem | None:
     return _problem
 
 
+def problems() -> list[Problem]:
+    """The same for drivers: why this process is neither root nor root of a user namespace."""
+    return [] if os.geteuid() == 0 else [_problem or Problem("this needs root", "sudo hybrid …")]
+
+
 def need() -> None:
     """HostError when this process is neither root nor root of a user namespace."""
-    if os.geteuid() != 0:
-        raise HostError(_problem.what, mend=_problem.mend) if _problem else HostError("this needs root")
+    for each in problems():
+        raise HostError(each.what, mend=each.mend)
 
 
 def enter() -> None:

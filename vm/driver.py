@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import ClassVar
 
-from hybrid import limits
+from hybrid import cgroups, delegation, limits
 from hybrid.driver import Instance, Kind, Problem, Request
 from hybrid.errors import HostError
 from hybrid.home import Home
@@ -47,8 +47,10 @@ class VmDriver:
         found = []
         if platform.machine() != "x86_64":
             found.append(Problem(f"VMs are not made on {platform.machine()} yet", "use an x86_64 machine"))
-        if os.getuid() != 0:
-            found.append(Problem("VMs need root here", "run it as root, or with sudo"))
+        if os.geteuid() != 0:
+            from hybrid import rootless
+
+            found += rootless.problems()
         found += [
             Problem(f"{tool} is not installed", f"apt-get install {package}")
             for tool, package in TOOLS.items()
@@ -114,6 +116,9 @@ class VmDriver:
                 mend=f"give mem_limit at least {domain.LEAST_MEMORY >> 20}m, or use --as container",
             )
         network = plan.make(spec, self.kind, self._home, request.process.hostname)
+        if spec.cpus is not None and spec.cpus != int(spec.cpus) and not cgroups.tree().usable:
+            missing = delegation.missing("a VM has whole CPUs")
+            raise HostError(missing.what, where="cpus", mend=f"{missing.mend}; or give cpus a whole number")
         base = disk.image_disk(self._home, request.image)
         engine: dict[str, object] = {
             "memory": memory,

@@ -21,7 +21,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from hybrid.errors import HybridError
-from hybrid.home import Home
+from hybrid.home import Home, ordinary_user
 from hybrid.process import become_subreaper
 from hybrid.store import hold
 from vm import libvirtapi
@@ -67,7 +67,14 @@ class Embedded:
     def _prepare_root(self, home: Home) -> None:
         (self.root / "etc").mkdir(parents=True, mode=0o711)
         self._held = hold(self.root)
-        (self.root / "etc/qemu.conf").write_text(qemu_conf(qemu_user()))
+        if ordinary_user() is None:
+            settings = qemu_conf(qemu_user())
+        else:
+            from vm import unprivileged
+
+            unprivileged.own_run(self.root)
+            settings = unprivileged.qemu_conf()
+        (self.root / "etc/qemu.conf").write_text(settings)
         shared = home.cache / "libvirt"
         shared.mkdir(parents=True, exist_ok=True)
         (self.root / "cache").symlink_to(shared)  # what QEMU can do is asked once, not once a process
@@ -77,7 +84,7 @@ class Embedded:
         return True
 
     def qemu_uid(self) -> int:
-        return pwd.getpwnam(qemu_user()).pw_uid
+        return pwd.getpwnam(qemu_user()).pw_uid if ordinary_user() is None else os.geteuid()
 
     def adapt(self, machine: Machine) -> Machine:
         return machine

@@ -115,7 +115,7 @@ class VmInstance:
         cgroup.create()
         cgroup.add(pid)
         cpus = self._record.engine.get("cpus")
-        if cpus is not None:
+        if cpus is not None and (cgroup.tree.usable or cpus != int(cpus)):  # it has no more CPUs than that anyway
             cgroup.limit(cpus=cpus)
 
     def _save(self, **engine: object) -> None:
