@@ -256,6 +256,11 @@ class Spec(_Model):
     stop_grace_period: _Duration | None = Field(
         default=None, ge=0, description="From the stop signal to SIGKILL (10s)", examples=["10s"]
     )
+    restart: Annotated[str, *_form(forms.restart, {"type": ["string", "boolean"]})] | None = Field(
+        default=None,
+        description="For `hybrid generate systemd`: no, always, on-failure[:N], unless-stopped",
+        examples=["always"],
+    )
     healthcheck: HealthcheckSpec | None = Field(default=None, description="How to tell that it is ready")
     tty: StrictBool = Field(default=False, description="Give the command a terminal")
     stdin_open: StrictBool = Field(default=False, description="Keep the input of a detached command open")

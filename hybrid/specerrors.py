@@ -21,8 +21,8 @@ _NOT_YET_WORDS = """
     gpus group_add init ipc label_file links logging mac_address mem_reservation mem_swappiness
     models oom_kill_disable pid post_start pre_stop privileged
     profiles provider
-    pull_refresh_after restart runtime scale secrets security_opt stdin_open storage_opt
-    sysctls tty use_api_socket userns_mode uts volumes_from workloads
+    pull_refresh_after runtime scale secrets security_opt storage_opt
+    sysctls use_api_socket userns_mode uts volumes_from workloads
 """
 _NOT_YET = frozenset(_NOT_YET_WORDS.split())
 """Keys of a Compose service, or planned ones of ours, that this version does not support."""

@@ -37,6 +37,7 @@ DURATION: Mapping[str, Any] = {"type": "string", "pattern": r"^(0|(([0-9]+(\.[0-
 SUITE = re.compile(r"[a-z][a-z0-9-]*")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?")
 PLATFORM = re.compile(r"linux/[a-z0-9_]{1,32}(?:/[a-z0-9.]{1,16})?")
+RESTART = re.compile(r"no|always|unless-stopped|on-failure(:[0-9]{1,6})?")
 _VARIABLE = re.compile(r"[^=\0]+")
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _USER = re.compile(r"[^:\s]+(?::[^:\s]+)?")
@@ -183,6 +184,16 @@ def signal(value: Any) -> int:
         except ValueError:
             pass
     raise Bad(f"{_shown(value)} is no signal", "write a name or a number: SIGTERM, 15")
+
+
+def restart(value: Any) -> str:
+    """A restart policy; YAML 1.1 reads an unquoted no as false."""
+    policy = "no" if value is False else value
+    if not isinstance(policy, str) or not RESTART.fullmatch(policy):
+        raise Bad(
+            f"{_shown(value)} is no restart policy", "write no, always, unless-stopped, on-failure or on-failure:N"
+        )
+    return policy
 
 
 def absolute(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hybrid.cli import deeds
+from hybrid.cli.arguments import complete_image
 from hybrid.cli.connect import Connect
 from hybrid.cli.options import with_options
 from hybrid.cli.signals import held
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 CONTEXT = {"allow_interspersed_args": False}
 
-Target = Annotated[str, typer.Argument(metavar="SPEC|IMAGE", help="A spec's file, or an image's name.")]
+Target = Annotated[
+    str,
+    typer.Argument(metavar="SPEC|IMAGE", help="A spec's file, or an image's name.", autocompletion=complete_image),
+]
 Command = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND...", help="What to run instead of the spec's command.")
 ]

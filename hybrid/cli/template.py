@@ -103,7 +103,7 @@ def _parse(pieces: Sequence[tuple[bool, str]], at: int, text: str) -> tuple[tupl
     nodes: list[_Node] = []
     while at < len(pieces):
         action, said = pieces[at]
-        word = said.split(None, 1)[0] if said else ""
+        word = said.split(None, 1)[0] if action and said else ""
         if not action:
             nodes += [said] if said else []
         elif word in ("end", "else"):
