@@ -24,14 +24,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from hybrid import home, process
+from hybrid import home, process, usage
 from hybrid.driver import Problem
 from hybrid.errors import HostError, HybridError, ToolError
 from hybrid.store import locked, write_atomically
 
 IDS = 65536
 """How many ids a user needs beside its own: those of an image."""
-_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _NS_GET_PARENT = 0xB702
 _DEEPEST = 33
 """User namespaces within each other that the kernel allows."""
@@ -96,6 +96,15 @@ def _run_directory(uid: int) -> Path:
     return run
 
 
+def network() -> int:
+    """The descriptor of the network namespace that this user's instances share. The caller closes it."""
+    uid = home.ordinary_user()
+    found = None if uid is None else _recorded(_run_directory(uid))
+    if found is None:
+        raise HostError("this user's namespace has gone", mend="hybrid prune, and try again")
+    return os.open(f"/proc/{found[0]}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def leave(run: Path) -> None:
     """End the holder, and with it the namespace, when no other command and nothing of an instance lives in it."""
     os.close(_commands)
@@ -112,16 +121,24 @@ def _end_unused(run: Path) -> None:
         return
     pid, started = found
     own = os.stat("/proc/self/ns/user").st_ino  # noqa: PTH116
-    for each in process_ids():
-        if each not in (pid, os.getpid()) and _lives_in(each, own) and process.start_time(each) is not None:
+    forwarders = _forwarders(run)
+    for each in usage.processes():
+        ours = each in (pid, os.getpid(), *forwarders)
+        if not ours and _lives_in(each, own) and process.start_time(each) is not None:
             return
     (run / _RECORD).unlink(missing_ok=True)
-    process.send_signal(pid, started, signal.SIGKILL)
+    for each in forwarders:
+        process.send_signal(each, process.start_time(each))
+    process.send_signal(pid, started)
 
 
-def process_ids() -> Iterator[int]:
-    """Every process that this one sees."""
-    return (int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
+def _forwarders(run: Path) -> set[int]:
+    """What serves a network in which nobody may be any more, since its instances were killed."""
+    if not (run / "network").exists():
+        return set()
+    from hybrid.network import slirp
+
+    return set(slirp.pids(run / "network/slirp.sock"))
 
 
 def _lives_in(pid: int, namespace: int) -> bool:
@@ -225,7 +242,7 @@ def _live(program: str, telling: int, waiting: int) -> None:
     """The holder's life: say how the kernel took it, wait to be let go, and sleep for good."""
     try:
         os.setsid()
-        code = ctypes.get_errno() if _libc.unshare(_CLONE_NEWUSER) else 0
+        code = ctypes.get_errno() if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) else 0
         os.write(telling, str(code).encode())
         if not code and os.read(waiting, 1):
             null = os.open(os.devnull, os.O_RDWR)

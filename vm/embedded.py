@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid.errors import HybridError
 from hybrid.home import Home, ordinary_user
+from hybrid.network.namespace import within
 from hybrid.process import become_subreaper
 from hybrid.store import hold
 from vm import libvirtapi
@@ -94,7 +95,10 @@ class Embedded:
         self._running[name] = threading.Event()
         try:
             with translated("the VM does not start"), self.collecting():
-                self.libvirt.createXML(xml)
+                if ordinary_user() is None:
+                    self.libvirt.createXML(xml)
+                else:
+                    within(lambda: self.libvirt.createXML(xml))
         except BaseException:
             del self._running[name]
             raise

@@ -4,6 +4,7 @@
     hybrid.network           joining an instance to its networks and taking it off again (this module)
     hybrid.network.state     what is in use on this host now: one file under a lock, empty after a reboot
     hybrid.network.ipam, rules, names   pure functions: addresses, nftables rules, hosts files
+    hybrid.network.user, slirp, namespace   the same for an ordinary user
     hybrid.network.netlink, nft         thin layers over libnl and libnftables
     hybrid.network.definitions          networks that users have made
 
@@ -13,8 +14,10 @@ and work from any process. A kind that uses no network loads none of this but `m
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import TYPE_CHECKING
 
+from hybrid.home import ordinary_user
 from hybrid.network.model import Attachment, Guest, Interface, Mode, Namespace, Published
 
 if TYPE_CHECKING:
@@ -52,17 +55,25 @@ def attach(record: Record, end: Namespace | Guest) -> Attachment:
     """
     if mode(record) is not Mode.BRIDGE:
         return Attachment(mode(record))
-    from hybrid.network import bridge
-
-    return bridge.attach(record.engine["network"], record, end)
+    joined: Attachment = _backend().attach(record.engine["network"], record, end)
+    return joined
 
 
 def detach(record: Record) -> None:
     """Give back all that an instance holds of networks. Idempotent; works from any process."""
     if mode(record) is Mode.BRIDGE and "run" in record.engine["network"] and _holds(record):
+        _backend().detach(record.engine["network"], record.id)
+
+
+def _backend() -> ModuleType:
+    """Who makes networks: root on the host, an ordinary user in a namespace of the user's own."""
+    if ordinary_user() is None:
         from hybrid.network import bridge
 
-        bridge.detach(record.engine["network"], record.id)
+        return bridge
+    from hybrid.network import user
+
+    return user
 
 
 def _holds(record: Record) -> bool:
@@ -100,9 +111,7 @@ def renamed(record: Record) -> None:
 def sweep(home: Home) -> None:
     """Clear away what instances that do not run any more have left on this host's networks."""
     if (home.run / "network").exists():
-        from hybrid.network import bridge
-
-        bridge.sweep(home.run)
+        _backend().sweep(home.run)
 
 
 def of(record: Record) -> Attachment:

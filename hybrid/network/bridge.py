@@ -17,7 +17,7 @@ from typing import Any
 
 from hybrid import process
 from hybrid.errors import HostError, HybridError
-from hybrid.home import Home
+from hybrid.home import Home, ordinary_user
 from hybrid.network import ipam, names, nft, ports, rules, tap
 from hybrid.network.definitions import Definitions
 from hybrid.network.model import Attachment, Guest, Interface, Lease, Mode, Namespace, Network, Up
@@ -157,6 +157,7 @@ def _leased(
         extra_hosts=tuple((name, address) for name, address in plan["extra_hosts"]),
         owner=end.owner if isinstance(end, Namespace) else 0,
         control=str(end.control) if isinstance(end, Guest) else "",
+        behind=ordinary_user() is not None,
     )
     return state.with_lease(lease), lease
 

@@ -134,6 +134,8 @@ class Lease:
     """Of its hosts file."""
     control: str = ""
     """The socket by which its guest's init is told; empty for a container."""
+    behind: bool = False
+    """Its ports come in through an ordinary user's own network, in which there is one address for all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,12 +40,12 @@ def make(spec: Spec, kind: Kind, home: Home, hostname: str) -> dict[str, Any]:
 
 
 def mode_of(spec: Spec, kind: Kind) -> Mode:
-    """The network that a spec means: what it says, else a bridge for root and none for others."""
+    """The network that a spec means: what it says, else a bridge."""
     if kind is Kind.HOST:
         return Mode.HOST
     if spec.network_mode is not None:
         return Mode(spec.network_mode)
-    return Mode.BRIDGE if os.geteuid() == 0 or spec.networks or spec.ports else Mode.NONE
+    return Mode.BRIDGE
 
 
 def ports_of(plan: Mapping[str, Any]) -> list[Port]:

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 from hybrid.errors import HostError
+from hybrid.home import ordinary_user
 from hybrid.network.model import Lease, Port, Published
+from hybrid.network.namespace import outside
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _TRIES = 100
@@ -65,13 +67,14 @@ def _bound(port: Published, taken: Sequence[tuple[Published, str]], held: ExitSt
 
 def _clash(one: Published, other: Published) -> bool:
     same = (one.port, one.protocol) == (other.port, other.protocol)
-    return same and (one.host_ip == other.host_ip or not one.host_ip or not other.host_ip)
+    one_address = ordinary_user() is not None  # the network of an ordinary user has but one
+    return same and (one_address or one.host_ip == other.host_ip or not one.host_ip or not other.host_ip)
 
 
 def _bind(port: Published, held: ExitStack) -> Published:
     """Bind the port as a server would, which fails when one has it; which one it is if any was asked for."""
     where = f"{port.host_ip or '0.0.0.0'}:{port.port}/{port.protocol}"
-    trial = held.enter_context(socket.socket(socket.AF_INET, _KINDS[port.protocol]))
+    trial = held.enter_context(outside(lambda: socket.socket(socket.AF_INET, _KINDS[port.protocol])))
     try:
         if port.protocol == "tcp":  # connections that have ended are no server
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,6 +13,7 @@ What the rules promise:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from hybrid.network.model import Lease, Published
@@ -48,6 +49,7 @@ def published(table: str, lease: Lease, verb: str = "add") -> list[Command]:
     target = publishing_address(lease)
     elements: dict[str, list[Any]] = {}
     for port in lease.ports:
+        port = replace(port, host_ip="" if lease.behind else port.host_ip)
         prefix = "own" if port.host_ip else "all"
         elements.setdefault(f"{prefix}_address", []).append([_key(port), target])
         elements.setdefault(f"{prefix}_port", []).append([_key(port), port.target])
