@@ -140,8 +140,11 @@ def config(
     ]
     if (check := process.healthcheck) is not None:
         pairs += [
-            ("probe_interval", str(round(check.start_interval * 1000))),
+            ("probe_interval", str(round(check.interval * 1000))),
+            ("probe_start_interval", str(round(check.start_interval * 1000))),
+            ("probe_start_period", str(round(check.start_period * 1000))),
             ("probe_timeout", str(round(check.timeout * 1000))),
+            ("probe_retries", str(check.retries)),
             *(("probe", argument) for argument in check.test),
         ]
     for key, value in pairs:

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from hybrid import network
 from hybrid.cgroups import Cgroup
-from hybrid.driver import Evidence, Kind, State, Status, Stdio, Usage
+from hybrid.driver import Evidence, Health, Kind, State, Status, Stdio, Usage
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.marks import Mark, Marks
@@ -138,9 +138,14 @@ class VmInstance:
         if not self._record.engine.get("probed"):
             self._marks.stamp(Mark.READY, self._marks.get(Mark.ENTRYPOINT))
             return
-        self._serve(lambda: Mark.READY in self._events.seen or self._ended(), timeout, Mark.READY)
+        self._serve(self._has_health, timeout, Mark.READY)
+        if Mark.READY not in self._events.seen and self._events.health is Health.UNHEALTHY and not self._ended():
+            raise self._not_ready("the healthcheck failed as often as it may", Mark.READY)
         if Mark.READY not in self._events.seen:
             raise self._not_ready(f"the command ended ({self._exit_words()}) before it was healthy", Mark.READY)
+
+    def _has_health(self) -> bool:
+        return Mark.READY in self._events.seen or self._events.health is Health.UNHEALTHY or self._ended()
 
     def wait(self, timeout: float | None = None) -> int:
         self._serve(self._ended, timeout, Mark.STOP)
@@ -194,7 +199,7 @@ class VmInstance:
     def _not_ready(self, what: str, phase: Mark) -> NotReadyError:
         tail = _tail(self._record.directory / "console.log")
         if phase is Mark.READY:
-            code, text = self._events.probe or (None, "")
+            code, text = self._events.probes[-1] if self._events.probes else (None, "")
             tail = f"healthcheck: exit code {code}: {text}" if code is not None else _tail(self.logs()[1])
         return NotReadyError(f"{self._record.name}: {what}", phase=phase.value, tail=tail)
 
@@ -271,10 +276,14 @@ class VmInstance:
         pid = self._pid()
         code = self._events.exit_code if self._events.exit_code is not None else self._record.engine.get("exit_code")
         if pid is not None and self._events.exit_code is None:
-            return Status(State.RUNNING, pid=pid)
+            return Status(State.RUNNING, pid=pid, oom_killed=self._events.oom_killed, health=self._health())
         if "root" not in self._record.engine:
             return Status(State.CREATED)
-        return Status(State.EXITED, exit_code=code)
+        return Status(State.EXITED, exit_code=code, oom_killed=self._events.oom_killed)
+
+    def _health(self) -> Health | None:
+        """What the guest's init says; nothing yet is that the instance is starting."""
+        return (self._events.health or Health.STARTING) if self._record.engine.get("probed") else None
 
     def _pid(self) -> int | None:
         """QEMU's pid while it is the process that was recorded, else None."""
@@ -288,12 +297,13 @@ class VmInstance:
         pid = self._pid()
         if pid is None:
             raise InstanceError(f"{self._record.name} is not running", mend=f"hybrid ps -a shows {self._record.name}")
-        pss, private = memory([pid])
+        pids = {pid, *Cgroup(self._record.id).pids()}  # what serves its shares is in the group too
+        pss, private = memory(pids)
         return Usage(
-            cpu_seconds=cpu_seconds(pid) + self._launch_cpu,
+            cpu_seconds=sum(map(cpu_seconds, pids)) + self._launch_cpu,
             pss_bytes=pss,
             private_bytes=private,
-            processes=1,
+            processes=len(pids),
             disk_bytes=disk_bytes(self._record.directory),
         )
 

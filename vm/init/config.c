@@ -55,6 +55,9 @@ void read_config(void)
         else if (KEY("uid")) config.uid = strtoul(value, 0, 10);
         else if (KEY("gid")) config.gid = strtoul(value, 0, 10);
         else if (KEY("probe_interval")) config.probe_interval = strtol(value, 0, 10);
+        else if (KEY("probe_start_interval")) config.probe_start_interval = strtol(value, 0, 10);
+        else if (KEY("probe_start_period")) config.probe_start_period = strtol(value, 0, 10);
+        else if (KEY("probe_retries")) config.probe_retries = atoi(value);
         else if (KEY("probe_timeout")) config.probe_timeout = strtol(value, 0, 10);
         else if (KEY("stdin")) config.has_stdin = *value == '1';
         else if (KEY("standalone")) config.standalone = *value == '1';

@@ -65,7 +65,8 @@ struct config {
     const char *executable, *cwd, *hostname, *disk, *partition;
     uid_t uid;
     gid_t gid;
-    long probe_interval, probe_timeout; /* ms */
+    long probe_interval, probe_timeout, probe_start_interval, probe_start_period; /* ms */
+    int probe_retries;
     int has_stdin, standalone, stop_signal;
     long stop_timeout; /* ms */
     char *mounts[LIST_MAX], *rlimits[32];
@@ -145,16 +146,17 @@ void set_limits(void);
 struct probe {
     pid_t pid;
     int output;
-    char text[256];
+    char text[1000];
     size_t length;
     long long due, limit; /* when the next probe starts, when this one is too late; ms */
-    char reported[256];
-    int reported_code;
+    int late;
 };
 
 extern struct probe probe;
 
+void begin_probes(void);
 void start_probe(int null);
+void end_probe(void);
 void read_probe(void);
 void probe_ended(int status);
 

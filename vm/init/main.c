@@ -91,11 +91,8 @@ static int run_timers(int null)
     }
     if (probe.due != NEVER && probe.due <= now)
         start_probe(null);
-    if (probe.limit != NEVER && probe.limit <= now) {
-        kill(-probe.pid, SIGKILL);
-        kill(probe.pid, SIGKILL);
-        probe.limit = NEVER;
-    }
+    if (probe.limit != NEVER && probe.limit <= now)
+        end_probe();
     if (probe.pid > 0 && probe.output >= 0)
         read_probe();
     next = probe.due != NEVER ? probe.due : probe.limit;
@@ -112,7 +109,7 @@ static void exec_result(int failure)
     } else {
         say("entrypoint");
         if (config.probec)
-            probe.due = now_ms();
+            begin_probes();
         else if (config.standalone)
             say("ready"); /* a host of ours knows that nothing more will come */
     }

@@ -31,7 +31,7 @@ void write_to(const struct sink *sink, const char *data, size_t length)
 /* On a console an event is a line of its own, and not to be taken for the command's output. */
 void say(const char *format, ...)
 {
-    char line[2048];
+    char line[4000];
     const char *prefix = !config.standalone ? "" : last_written == '\n' ? "hybrid: " : "\nhybrid: ";
     int start = snprintf(line, sizeof line, "%s", prefix);
     va_list args;
@@ -51,7 +51,7 @@ void say(const char *format, ...)
 void say_data(const char *key, const char *data, size_t length)
 {
     static const char digits[] = "0123456789abcdef";
-    char text[1025];
+    char text[2 * sizeof probe.text + 1];
     size_t n = 0;
     for (size_t i = 0; i < length && n + 2 < sizeof text; i++)
         if (config.standalone)
