@@ -74,14 +74,15 @@ class Events:
         elif word == "failed":
             self.failure = rest[:200]
         elif word == "health":
-            self._take_health(*rest.split(" "))
+            self._take_health(*rest.split(" "), "")
         elif word == "oom":
             self.oom_killed = True
         elif word == "evidence":
             self._take_evidence(*rest.partition(" ")[::2])
 
     def _take_health(self, *words: str) -> None:
-        if len(words) == 4 and words[0] in _HEALTH and words[1].isdigit() and _CODE.fullmatch(words[2]):
+        """`STATUS STREAK CODE [HEX]`."""
+        if len(words) in (4, 5) and words[0] in _HEALTH and words[1].isdigit() and _CODE.fullmatch(words[2]):
             self.health, self.streak = Health(words[0]), min(int(words[1]), 1 << 31)
             self.probes = [*self.probes[1 - RESULTS :], (int(words[2]), _unhex(words[3]))]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hybrid.driver import Health
 from hybrid.errors import HostError
 from hybrid.home import Home
 from hybrid.image import Healthcheck, Process
@@ -156,15 +157,24 @@ def test_events_are_stamped_as_they_are_read_and_the_first_word_counts(tmp_path:
 def test_a_hostile_guest_says_nothing_that_counts(tmp_path: Path) -> None:
     events = Events(tmp_path / "events")
     events.path.write_bytes(
-        b"exit 999\nexit -1\nexit ten\nexec-failed x\nprobe z 00\nevidence a zz\n\xff\xfe\n"
+        b"exit 999\nexit -1\nexit ten\nexec-failed x\nhealth z 1 1 00\nhealth healthy x 1 00\nhealth healthy 1 -2 00\nevidence a zz\n\xff\xfe\n"
         + b"A" * 100_000
         + b"\nexit 3\n"
     )
     events.read()
     assert events.exit_code == 3
     assert events.exec_errno is None
-    assert events.probe is None
+    assert events.health is None and events.probes == []
     assert events.evidence == [("a", "")]
+
+
+def test_health_is_told_with_its_latest_results(tmp_path: Path) -> None:
+    events = Events(tmp_path / "events")
+    lines = [f"health starting {number} 1 {b'sick'.hex()}" for number in range(7)] + ["health unhealthy 7 -1 ", "oom"]
+    events.path.write_text("\n".join([*lines, ""]))
+    events.read()
+    assert (events.health, events.streak, events.oom_killed) == (Health.UNHEALTHY, 7, True)
+    assert events.probes == [(1, "sick")] * 4 + [(-1, "")]
 
 
 def test_evidence_keeps_what_was_told_and_nothing_else() -> None:
