@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_mounts(real: Bench, tmp_path: Path) -> None:
     conf.mkdir()
     (conf / "app.conf").write_text("setting\n")
     (tmp_path / "one").write_text("a file\n")
-    spec = {
+    spec: dict[str, Any] = {
         "volumes": [
             f"mounts-{real.kind}:/data",
             f"{conf}:/conf:ro",

@@ -71,7 +71,7 @@ def test_the_config_holds_every_value_between_nul_bytes() -> None:
     assert b"env=KEY=a=b c" in pairs
     assert b"group=4" in pairs and b"group=5" in pairs
     assert b"stdin=1" in pairs
-    assert b"probe_interval=50" in pairs and b"probe_timeout=2000" in pairs
+    assert b"probe_start_interval=50" in pairs and b"probe_interval=30000" in pairs and b"probe_timeout=2000" in pairs
 
 
 def test_a_nul_byte_is_refused() -> None:
@@ -157,9 +157,8 @@ def test_events_are_stamped_as_they_are_read_and_the_first_word_counts(tmp_path:
 def test_a_hostile_guest_says_nothing_that_counts(tmp_path: Path) -> None:
     events = Events(tmp_path / "events")
     events.path.write_bytes(
-        b"exit 999\nexit -1\nexit ten\nexec-failed x\nhealth z 1 1 00\nhealth healthy x 1 00\nhealth healthy 1 -2 00\nevidence a zz\n\xff\xfe\n"
-        + b"A" * 100_000
-        + b"\nexit 3\n"
+        b"exit 999\nexit -1\nexit ten\nexec-failed x\nhealth z 1 1 00"
+        b"\nhealth healthy x 1 00\nhealth healthy 1 -2 00\nevidence a zz\n\xff\xfe\n" + b"A" * 100_000 + b"\nexit 3\n"
     )
     events.read()
     assert events.exit_code == 3
