@@ -79,7 +79,6 @@ class Traced:
             "-D",
             "-I2",
             "-f",
-            "--seccomp-bpf",
             "-q",
             "-s0",
             "-o",
