@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from hybrid.driver import Driver, Instance, Kind, Request
 from hybrid.errors import HostError
@@ -24,12 +24,16 @@ def load(target: str, options: Sequence[Option] = ()) -> Spec:
 
     That is a file when there is one or when it is named like one, else an image.
     """
+    path = Path(target)
+    named = path.suffix not in (".yaml", ".yml") and not path.is_file()
+    if named:
+        from hybrid import imagespec
+
+        if imagespec.is_simple(options):
+            return cast("Spec", imagespec.for_image(target, options))
     from hybrid import spec
 
-    path = Path(target)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return spec.load(path, options=options)
-    return spec.for_image(target, options)
+    return spec.for_image(target, options) if named else spec.load(path, options=options)
 
 
 def check(driver: Driver) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from hybrid import spec, units
+from hybrid import imagespec, spec, units
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
 from hybrid.image import Healthcheck
 from hybrid.network.model import Port
-from hybrid.spec import DebianSource, HealthcheckSpec, NetworkOptions, Spec
+from hybrid.spec import DebianSource, HealthcheckSpec, NetworkOptions, Spec, for_image
+from hybrid.specoptions import Option
 
 DATA = Path(__file__).parent / "data/spec"
 ROOT = Path(__file__).parents[2]
@@ -355,3 +357,25 @@ def test_what_is_no_duration(text: str) -> None:
 def test_what_is_no_signal(text: str) -> None:
     with pytest.raises(ValueError, match="no signal"):
         units.parse_signal(text)
+
+
+@pytest.mark.parametrize("options", [[], [Option("-t", "tty", True), Option("--network", "network_mode", "none")]])
+def test_an_image_alone_says_the_same_without_the_library(options: list[Option]) -> None:
+    assert imagespec.is_simple(options)
+    assert not imagespec.is_simple([*options, Option("--cpus", "cpus", "1")])
+    assert not imagespec.is_simple([*options, Option("--network", "network_mode", "other")])
+    short, full = imagespec.for_image("nginx:1", options), for_image("nginx:1", options)
+    for name in Spec.model_fields:
+        if name not in ("vm", "container"):
+            assert getattr(short, name) == getattr(full, name), name
+    assert (vars(short.vm), vars(short.container)) == (full.vm.model_dump(), full.container.model_dump())
+    assert {field.name for field in fields(short)} == {*Spec.model_fields, "made_of", "source"}
+    assert (short.saved(), short.where("image"), short.made_of, short.source) == (
+        (full.saved(), full.where("image"), full.made_of, full.source)
+    )
+    told = []
+    for read in (imagespec.for_image, for_image):
+        with pytest.raises(SpecError) as caught:
+            read("No Name")
+        told.append([(each.what, each.mend) for each in caught.value.errors])
+    assert told[0] == told[1]
