@@ -108,7 +108,7 @@ def plan(
     home = default_home()
     spec = launch.load(target, options)
     driver = drivers.driver(launch.kind_of(spec, kind), home, connect)
-    launch.check(driver)
+    launch.check(driver, home, connect)
     with progress() as told:
         image = ImageStore(home).ensure(spec, told)
     driver.prepare(image)

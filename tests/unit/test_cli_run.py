@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import hybrid.images
+import hybrid.salvage  # before a test puts something else in the place of what it imports
 from hybrid import drivers
 from hybrid.__main__ import run
 from hybrid.driver import Kind, Problem, Request, State, Status, Stdio
@@ -338,3 +339,11 @@ def test_what_stays_is_listed_and_removed(
     assert "Exited (3)" in row
     assert run(["rm", "x"]) == 0
     assert instances(home) == []
+
+
+def test_a_host_that_could_is_not_asked_again(script: Script, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(["run", "--rm", str(spec)]) == 0
+    script.problems = [Problem("no engine", "apt-get install engine")]
+    assert run(["run", "--rm", str(spec)]) == 0
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/elsewhere")
+    assert run(["run", "--rm", str(spec)]) == 125
