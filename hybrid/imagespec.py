@@ -61,6 +61,7 @@ class ImageSpec:
     stop_signal: None = None
     stop_grace_period: None = None
     healthcheck: None = None
+    restart: None = None
     tty: bool = False
     stdin_open: bool = False
     network_mode: str | None = None
