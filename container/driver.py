@@ -226,9 +226,7 @@ def _need_cgroups() -> None:
         return  # that is a warning
     if where.version == "none":
         raise HostError("no control groups are mounted", mend="mount -t cgroup2 none /sys/fs/cgroup")
-    trial = cgroups.Cgroup(f"trial-{new_id()}")
-    trial.create()
-    trial.remove()
+    cgroups.try_out()
 
 
 def _need_seccomp() -> None:

@@ -26,6 +26,7 @@ PREFIX = "hybrid-"
 CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer")
 """What `create` uses on v1; v2 has cpu, memory and pids, and accounts and kills without a controller."""
 
+_TRIAL = "trial-"
 _PERIOD = 100_000
 """Microseconds over which a CPU quota holds."""
 _KILL_TIMEOUT = 10.0
@@ -258,6 +259,22 @@ class Cgroup:
             yield
         finally:
             state.write_text("THAWED")
+
+
+def try_out() -> None:
+    """Make a group and remove it; HostError when this user cannot."""
+    trial = Cgroup(f"{_TRIAL}{os.getpid()}")
+    trial.create()
+    trial.remove()
+
+
+def sweep() -> None:
+    """Remove the trial groups of processes that were killed."""
+    where = tree()
+    for root in [where.unified] if where.unified else set(where.v1.values()):
+        for path in root.joinpath(where.base.lstrip("/")).glob(f"{PREFIX}{_TRIAL}*"):
+            if not Path("/proc", path.name.rpartition("-")[2]).exists():
+                Cgroup(path.name.removeprefix(PREFIX)).remove()
 
 
 def limits_swap(where: Tree) -> bool:

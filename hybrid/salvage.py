@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from hybrid import process
+from hybrid import cgroups, process
 from hybrid.driver import Instance, State
 from hybrid.drivers import open_instance, sweep
 from hybrid.errors import HybridError, InstanceError
@@ -60,6 +60,7 @@ def prune(home: Home) -> Iterator[str]:
         yield directory.name
     store.sweep()
     sweep(home)
+    cgroups.sweep()
     ImageStore(home).sweep()
 
 

@@ -114,10 +114,16 @@ def _note(home: Path) -> set[str]:
 def _empty_cgroups(ids: set[str]) -> Iterator[str]:
     """Control groups of these instances in which there is no process."""
     for directory, _, _ in os.walk("/sys/fs/cgroup"):
-        if directory.rpartition("hybrid-")[2].partition("/")[0] in ids:
+        name = directory.rpartition("hybrid-")[2].partition("/")[0]
+        if name in ids or _is_orphan(name):
             with contextlib.suppress(OSError):
                 if not Path(directory, "cgroup.procs").read_text():
                     yield directory
+
+
+def _is_orphan(name: str) -> bool:
+    """Whether it is the trial group of a process that has ended."""
+    return name.startswith("trial-") and not Path("/proc", name.removeprefix("trial-")).exists()
 
 
 def _idle_sockets(home: Path, ids: set[str]) -> Iterator[str]:
