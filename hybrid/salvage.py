@@ -31,18 +31,21 @@ def remove(name: str, home: Home, *, force: bool) -> None:
         salvage(store.find(name))
         return
     instance = open_instance(record, home)
-    if not force and instance.status().state in (State.RUNNING, State.PAUSED):
+    running = instance.status().state in (State.RUNNING, State.PAUSED)
+    if running and not force:
         raise InstanceError(
             f"{record.name} is running", mend=f"hybrid stop {record.name}, or hybrid rm --force {record.name}"
         )
-    _destroy(instance, home)
+    _destroy(instance, home, running=running)
 
 
-def _destroy(instance: Instance, home: Home) -> None:
+def _destroy(instance: Instance, home: Home, *, running: bool = False) -> None:
     """Remove an instance, and write down its end if nobody has, and that it is gone."""
     journal = Journal(home)
     journal.note_end(instance)
     instance.destroy()
+    if running:
+        journal.note("die", instance.record, exitCode=137)
     journal.note("destroy", instance.record)
 
 

@@ -205,7 +205,7 @@ class FakeInstance:
                 raise NotReadyError("the healthcheck did not pass", phase="ready", tail="sick")
             tick(self._marks, Mark.READY)
         else:
-            self._marks.stamp(Mark.READY, self._marks[Mark.ENTRYPOINT])
+            self._marks.stamp(Mark.READY, self._marks.get(Mark.ENTRYPOINT))
 
     def wait(self, timeout: float | None = None) -> int:
         if self._record.id in self.driver.running:

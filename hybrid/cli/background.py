@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hybrid.cli import deeds
 from hybrid.driver import Stdio
 from hybrid.errors import CommandError, HybridError
 
@@ -20,6 +21,7 @@ def run(instance: Instance, execution: Execution) -> int:
 
     def begin() -> Callable[[], object]:
         session = instance.inside.exec(execution, Stdio(-1, _null(), _null()))
+        deeds.executed(instance, execution)
         return session.wait
 
     aside(begin)

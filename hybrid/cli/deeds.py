@@ -8,7 +8,7 @@ from hybrid.events import Journal
 from hybrid.home import default_home
 
 if TYPE_CHECKING:
-    from hybrid.driver import Instance
+    from hybrid.driver import Execution, Instance
 
 START_SECONDS = 120.0
 """How long an instance may take until its command is executed. An emulated VM on a busy host needs most of it."""
@@ -31,11 +31,26 @@ def started(instance: Instance) -> None:
     journal().note("start", instance.record)
 
 
+def executed(instance: Instance, execution: Execution) -> None:
+    journal().note("exec_start", instance.record, command=" ".join(execution.argv))
+
+
 def stop(instance: Instance, timeout: float | None) -> None:
     """Stop an instance within the seconds given, else those of its spec."""
     code = instance.stop(instance.record.stop_timeout if timeout is None else timeout)
     journal().note_end(instance)
     journal().note("stop", instance.record, **({} if code is None else {"exitCode": code}))
+
+
+def remove_at_end(instance: Instance) -> None:
+    """Let a process of its own wait for the instance's end and remove it. One that is killed leaves it to `prune`."""
+    import sys
+
+    from hybrid import process
+
+    words = [sys.executable, "-m", "hybrid", "rm", "--after-exit", instance.record.id]
+    null = process.DEVNULL
+    process.disown(process.launch(words, stdin=null, stdout=null, stderr=null, new_session=True))
 
 
 def destroy(instance: Instance) -> None:

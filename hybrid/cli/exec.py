@@ -43,7 +43,6 @@ def exec(
 
       tar c src | hybrid exec -i web tar x -C /srv
     """
-    from hybrid.cli import deeds
     from hybrid.cli.environment import variables
     from hybrid.cli.terminal import check, window
     from hybrid.driver import Execution
@@ -56,7 +55,6 @@ def exec(
     size = window() if terminal else None
     execution = Execution(words, variables(env or [], env_file or []), workdir, user, size)
     instance = named(name)
-    deeds.journal().note("exec_start", instance.record, command=" ".join(words))
     if detach:
         from hybrid.cli import background
 

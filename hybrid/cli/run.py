@@ -42,7 +42,9 @@ def run(
     target: Target,
     command: Command = None,
     kind: AsKind = None,
-    remove: Annotated[bool, typer.Option("--rm", help="Remove the instance when it ends.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--rm", help="Remove the instance when it ends; with -d a process waits for that.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running and print its name.")] = False,
     name: OwnName = None,
     connect: Connect = None,
@@ -65,17 +67,15 @@ def run(
     """
     from hybrid.cli import foreground, terminal
 
-    if remove and detach:
-        raise typer.BadParameter("no daemon stays behind to remove a detached instance", param_hint="--rm with -d")
     if not detach:
         terminal.check(*(any(each.key == key for each in options) for key in ("tty", "stdin_open")))
     make = plan(target, kind, options, command or [], name, connect)
     if detach:
-        return _detached(context.obj, make)
+        return _detached(context.obj, make, remove=remove)
     return foreground.live(context.obj, make, made=True, remove=remove)
 
 
-def _detached(interrupts: Interrupts, make: Callable[[], Instance]) -> int:
+def _detached(interrupts: Interrupts, make: Callable[[], Instance], *, remove: bool) -> int:
     """Start an instance that goes on without us. Whatever comes before it runs, it is destroyed."""
     with interrupts.shield(), ExitStack() as ending, held(interrupts) as waiting:
         instance = make()
@@ -85,6 +85,8 @@ def _detached(interrupts: Interrupts, make: Callable[[], Instance]) -> int:
             instance.wait_entrypoint(deeds.START_SECONDS)
             for number in waiting:  # a detached command has no use for them; they were for us
                 interrupts.handle(number)
+        if remove:
+            deeds.remove_at_end(instance)
         ending.pop_all()
         deeds.started(instance)
         print(instance.record.name)

@@ -49,7 +49,6 @@ def test_light_commands_load_nothing_heavy(words: list[str]) -> None:
         (["run"], 125, "SPEC|IMAGE"),
         (["run", "--nonsense", "x.yaml"], 125, "--nonsense"),
         (["run", "--as", "jail", "x.yaml"], 125, "jail"),
-        (["run", "--rm", "-d", "x.yaml"], 125, "no daemon"),
         (["run", "missing.yaml"], 125, "missing.yaml"),
         (["rm"], 2, "NAME"),
         (["ps", "--format", "xml"], 2, "xml"),
