@@ -53,6 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=25)
     asked = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="hybrid-verbs-", dir=default_home().root) as folder, ExitStack() as stack:
         work = Path(folder)
         work.chmod(0o711)
@@ -102,6 +103,7 @@ class _Hybrid:
     def ready(self) -> Iterator[None]:
         spec = str(self.work / "spec.yaml")
         try:
+            process.run([self.program, "image", "build", "-t", IMAGE, spec])
             for kind in self.kinds:
                 process.run([self.program, "run", "-d", "--as", kind, "--name", f"{NAME}-{kind}", spec])
             yield
@@ -113,8 +115,8 @@ class _Hybrid:
     def commands(self, verb: str) -> Mapping[str, Argv]:
         if verb == "exec":
             return {f"hybrid {kind}": [self.program, "exec", f"{NAME}-{kind}", "true"] for kind in self.kinds}
-        spec = str(self.work / "spec.yaml")
-        return {"hybrid container": [self.program, "run", "--rm", "--as", "container", spec, "--", "echo", "READY"]}
+        options = ["--rm", "--as", "container", "--network", "none"]
+        return {"hybrid container": [self.program, "run", *options, IMAGE, "--", "echo", "READY"]}
 
 
 class _Engine:
