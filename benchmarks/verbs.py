@@ -111,6 +111,7 @@ class _Hybrid:
             for kind in self.kinds:
                 with suppress(Exception):
                     process.run([self.program, "rm", "-f", f"{NAME}-{kind}"])
+            process.run([self.program, "image", "rm", IMAGE])
 
     def commands(self, verb: str) -> Mapping[str, Argv]:
         if verb == "exec":
