@@ -25,6 +25,7 @@ LINKS = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, help="how many steps of each verb and kind are killed at (test_kill_steps)")
+    parser.addoption("--all-kinds", action="store_true", help="run all of the contract over a libvirt daemon, too")
 
 
 def pytest_configure() -> None:

@@ -23,8 +23,11 @@ from hybrid.network.state import Place
 from hybrid.spec import Spec
 from hybrid.store import InstanceStore
 from tests.fakes import Behaviour, FakeDriver
+from tests.libvirtd import running_libvirtd
 
-KINDS = ("fake", *(kind.value for kind in Kind))
+DAEMON = "vm-daemon"
+"""VMs of a libvirt daemon. Tests marked `daemon` run over it too; with --all-kinds, all tests of this folder do."""
+KINDS = ("fake", *(kind.value for kind in Kind), DAEMON)
 TIMEOUT = 120.0
 """Seconds for any one step: a bound against hanging, never a measure."""
 
@@ -48,6 +51,8 @@ class Bench:
     directory: Path
     made: list[Instance] = field(default_factory=list)
     kind: str = ""
+    connect: str | None = None
+    """The libvirt that runs the VMs, if it is not the one inside this process."""
 
     def request(
         self,
@@ -132,9 +137,35 @@ class Attached:
         return Result(code, *(path.read_bytes() for path in self.paths))
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all-kinds"):
+        return
+    spared = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function)
+        and getattr(item, "callspec", None) is not None
+        and DAEMON in item.callspec.params.values()
+        and item.get_closest_marker("daemon") is None
+    ]
+    if spared:
+        config.hook.pytest_deselected(items=spared)
+        items[:] = [item for item in items if item not in spared]
+
+
+@pytest.fixture(scope="session")
+def daemon() -> Iterator[str]:
+    """The URI of a libvirt daemon that was started for this session."""
+    with running_libvirtd() as uri:
+        yield uri
+
+
 @pytest.fixture(params=KINDS)
 def bench(request: pytest.FixtureRequest, shared_home: Home, tiny_image: Image, tmp_path: Path) -> Iterator[Bench]:
-    yield from make_bench(request.param, shared_home, tiny_image, tmp_path)
+    kind, connect = request.param, None
+    if kind == DAEMON:
+        kind, connect = "vm", request.getfixturevalue("daemon")
+    yield from make_bench(kind, shared_home, tiny_image, tmp_path, connect)
 
 
 @pytest.fixture
@@ -142,15 +173,15 @@ def container(shared_home: Home, tiny_image: Image, tmp_path: Path) -> Iterator[
     yield from make_bench("container", shared_home, tiny_image, tmp_path)
 
 
-def make_bench(kind: str, home: Home, image: Image, directory: Path) -> Iterator[Bench]:
-    driver: Driver = FakeDriver(home) if kind == "fake" else drivers.driver(Kind(kind), home)
+def make_bench(kind: str, home: Home, image: Image, directory: Path, connect: str | None = None) -> Iterator[Bench]:
+    driver: Driver = FakeDriver(home) if kind == "fake" else drivers.driver(Kind(kind), home, connect)
     if problems := driver.problems():
         words = f"this host cannot run a {kind}: {problems[0].what}"
         if os.environ.get("CI") == "true":
             pytest.fail(words)
         pytest.skip(words)
     driver.prepare(image)
-    bench = Bench(driver, home, image, directory, kind=kind)
+    bench = Bench(driver, home, image, directory, kind=kind, connect=connect)
     before = snapshot(home)
     yield bench
     for instance in bench.made:

@@ -36,12 +36,12 @@ from hybrid.image import Image, ImageConfig, merge
 from hybrid.marks import Marks
 from hybrid.spec import Spec
 
-kind, root, run, images, digest, how, name = sys.argv[1:]
+kind, root, run, images, digest, how, name, connect = sys.argv[1:]
 home = Home(Path(root), Path(run))
 image = Image("sha256:" + digest, Path(images), ImageConfig())
 spec = Spec(image="test/tiny")
 argv = ("sh", "-c", "while :; do sleep 0.05; done")
-driver = drivers.driver(Kind(kind), home)
+driver = drivers.driver(Kind(kind), home, connect or None)
 instance = driver.create(Request(name, spec, image, merge(spec, image, argv, name), Marks()))
 print("created", flush=True)
 instance.start(Stdio(-1, os.open(os.devnull, os.O_WRONLY), 2) if how == "attached" else None)
@@ -191,7 +191,8 @@ def test_nothing_is_left_when_its_maker_was_killed(bench: Bench, shared_home: Ho
         pytest.skip("what is scripted lives in one process")
     name = InstanceStore(shared_home).free_name("killed")
     image = bench.image
-    words = (bench.kind, *map(str, (shared_home.root, shared_home.run, image.directory)), image.digest[7:], how, name)
+    paths = map(str, (shared_home.root, shared_home.run, image.directory))
+    words = (bench.kind, *paths, image.digest[7:], how, name, bench.connect or "")
     with process.spawn([sys.executable, "-c", CHILD, *words], stdin=process.PIPE, stdout=process.PIPE) as child:
         assert child.stdout is not None
         while (line := child.stdout.readline().decode().strip()) != moment:
