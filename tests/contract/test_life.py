@@ -59,6 +59,7 @@ def test_a_created_instance_has_not_run(bench: Bench) -> None:
     assert bench.again(instance).status().state is State.CREATED
 
 
+@pytest.mark.daemon
 def test_detached(bench: Bench) -> None:
     instance = bench.make(*LIVING, fake=LIVES, healthcheck=UP)
     instance.start(None)
@@ -90,6 +91,7 @@ def test_a_command_that_ignores_the_stop_signal_is_killed(bench: Bench) -> None:
     assert instance.stop(0.3) == 128 + signal.SIGKILL
 
 
+@pytest.mark.daemon
 def test_what_it_wrote_is_there_when_it_starts_again(bench: Bench) -> None:
     if bench.kind == "fake":
         pytest.skip("a scripted command writes nothing")
@@ -184,7 +186,7 @@ def test_the_files_given_as_streams_keep_their_owner(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("how", ["attached", "detached"])
-@pytest.mark.parametrize("moment", ["created", "started"])
+@pytest.mark.parametrize("moment", ["created", pytest.param("started", marks=pytest.mark.daemon)])
 def test_nothing_is_left_when_its_maker_was_killed(bench: Bench, shared_home: Home, how: str, moment: str) -> None:
     """Another process makes an instance and is killed: just before it starts it, while it does, or after."""
     if bench.kind == "fake":
