@@ -169,6 +169,11 @@ def bench(request: pytest.FixtureRequest, shared_home: Home, tiny_image: Image, 
 
 
 @pytest.fixture
+def daemon_bench(daemon: str, shared_home: Home, tiny_image: Image, tmp_path: Path) -> Iterator[Bench]:
+    yield from make_bench("vm", shared_home, tiny_image, tmp_path, daemon)
+
+
+@pytest.fixture
 def container(shared_home: Home, tiny_image: Image, tmp_path: Path) -> Iterator[Bench]:
     yield from make_bench("container", shared_home, tiny_image, tmp_path)
 

@@ -36,6 +36,7 @@ def real(bench: Bench) -> Bench:
     return bench
 
 
+@pytest.mark.daemon
 def test_mounts(real: Bench, tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     conf = tmp_path / "conf"
