@@ -57,12 +57,18 @@ def explained(error: ValidationError, model: type[BaseModel], options: Sequence[
     from hybrid.errors import HybridError
     from hybrid.specerrors import explain
 
-    names = {option.key: option.name for option in options}
     found = []
     for each in explain(error, model, None):
         key, colon, rest = each.what.partition(":")
-        top = key.split(".")[0].split("[")[0].split(" ")[0]
-        name = names.get(top, "")
+        name = _name(key if colon else key.partition(" ")[0], options)
         what = f"{name}:{rest}" if colon and name else f"{name}: {each.what}" if name else each.what
-        found.append(HybridError(what, mend=each.mend if "`" not in each.mend else f"{name} says how in --help"))
+        found.append(HybridError(what, mend=each.mend if "`" not in each.mend else "hybrid run --help says how"))
     return found
+
+
+def _name(path: str, options: Sequence[Option]) -> str:
+    """The option that said what is at a path of the spec, such as `healthcheck.interval` or `ports[1]`."""
+    top, _, inner = path.partition("[")[0].partition(".")
+    said = [option for option in options if option.key == top]
+    exact = [option for option in said if isinstance(option.value, dict) and inner in option.value]
+    return next((option.name for option in (*exact, *said)), "")

@@ -176,8 +176,8 @@ def unpack(data: bytes, directory: Path, name: str | None = "x") -> int:
         os.close(reader)
 
 
-LINK = {"type": tarfile.SYMTYPE}
-TREE = {"type": tarfile.DIRTYPE, "mode": 0o755}
+LINK: dict[str, Any] = {"type": tarfile.SYMTYPE}
+TREE: dict[str, Any] = {"type": tarfile.DIRTYPE, "mode": 0o755}
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_no_program_gets_its_owners_rights(tmp_path: Path) -> None:
 
 
 def test_hard_links_inside_and_modes_of_directories_stay(tmp_path: Path) -> None:
-    members = [
+    members: list[tuple[str, dict[str, Any], bytes]] = [
         ("x", {"type": tarfile.DIRTYPE, "mode": 0o500, "mtime": 1000}, b""),
         ("x/a", {"mode": 0o644}, b"data"),
         ("x/b", {"type": tarfile.LNKTYPE, "linkname": "x/a"}, b""),

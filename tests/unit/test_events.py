@@ -113,9 +113,13 @@ def test_following_sees_what_is_written_and_who_ends(journal: Journal) -> None:
             yield
 
     following = follow()
-    thread = threading.Thread(
-        target=lambda: [came.set() if action == "die" else None for action in _two(following, seen)]
-    )
+
+    def watch() -> None:
+        for action in _two(following, seen):
+            if action == "die":
+                came.set()
+
+    thread = threading.Thread(target=watch)
     journal.note("before", record())
     thread.start()
     deadline = time.monotonic() + 30

@@ -15,7 +15,7 @@ import pytest
 from hybrid import drivers
 from hybrid.__main__ import run
 from hybrid.cli import background, stats, terminal
-from hybrid.driver import Execution, Health, Request, State, Status
+from hybrid.driver import Execution, Health, Request, State, Status, Stdio
 from hybrid.events import Journal
 from hybrid.home import Home
 from hybrid.image import Image, Process
@@ -180,7 +180,12 @@ def test_exec_passes_what_it_is_told(
     make("a")
     inside = type(fake.open(InstanceStore(Home(fake.store.directory.parent, tmp_path)).get("a")).inside)
     real = inside.exec
-    monkeypatch.setattr(inside, "exec", lambda self, it, stdio: (seen.append(it), real(self, it, stdio))[1])
+
+    def noted(self: Any, execution: Execution, stdio: Stdio) -> Any:
+        seen.append(execution)
+        return real(self, execution, stdio)
+
+    monkeypatch.setattr(inside, "exec", noted)
     fake.behaviours[("p",)] = Behaviour()
     file = tmp_path / "env"
     file.write_text('# no\n\nA=1\n  B="x y" \nHERE\nNOT_HERE\n')
@@ -244,7 +249,13 @@ def test_attach(make: Make, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
     assert run(["attach", "--no-stdin", "a"]) == 9
     assert capfd.readouterr() == ("out\n", "err\n")
     assert actions(home) == ["attach"]
-    monkeypatch.setattr(FakeInstance, "wait", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause())
+
+    def interrupted(self: FakeInstance, timeout: float | None = None) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+        return 0
+
+    monkeypatch.setattr(FakeInstance, "wait", interrupted)
     assert run(["attach", "--no-stdin", "--no-sig-proxy", "a"]) == 128 + signal.SIGTERM
 
 
