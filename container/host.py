@@ -14,18 +14,19 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from container import enter, mounts, volumes
+from container import enter, mounts, volumes, within
 from container.driver import check_limits, needs
 from container.enter import Plan
 from container.local import LocalInstance
 from container.mounts import Layers
 from container.procevents import ProcessEvents
 from container.records import new_record, saved_process
-from hybrid import cgroups, health, limits, process
+from hybrid import cgroups, limits, process
 from hybrid.defaults import hosts
 from hybrid.driver import Kind, Problem, Request, Stdio
 from hybrid.errors import CommandError, HybridError, NotReadyError
@@ -228,25 +229,10 @@ class HostInstance(LocalInstance):
 
     # ---- the rest ------------------------------------------------------------------------
 
-    def _probe(self, argv: Sequence[str], timeout: float) -> health.Outcome:
-        if (command := self._command()) is None:
-            return health.Outcome(None, "the command has ended")
-        plan = self._plan("/")
-
-        def become() -> None:
-            mounts.enter(command[0])
-            enter.become(plan)
-
-        output = os.memfd_create("output")
-        try:
-            with _becoming(become) as setup:
-                child = process.launch(argv, env=plan.env, stdout=output, stderr=output, setup=setup, new_session=True)
-            code = process.bounded(child, timeout)
-            return health.Outcome(code, os.pread(output, _OUTPUT, 0).decode(errors="replace"))
-        except CommandError as error:
-            return health.Outcome(error.exit_code, error.what)
-        finally:
-            os.close(output)
+    def _probe(self, argv: Sequence[str]) -> Sequence[str]:
+        path = self.directory / "probe.json"
+        path.write_text(replace(self._plan("/"), argv=list(argv)).dumps())
+        return [sys.executable, "-I", "-S", within.__file__, str(path), str(self._record.engine["pid"])]
 
     def _after_end(self) -> None:
         """What the command has left running ends with it, as it would in a container."""

@@ -15,7 +15,7 @@ from container.local import LocalInstance
 from container.mounts import IdMap, Layers
 from container.procevents import ProcessEvents
 from container.runtime import Runtime, exec_spec, failure
-from hybrid import cgroups, health, network, process
+from hybrid import cgroups, network, process
 from hybrid.driver import Kind, Stdio
 from hybrid.errors import HybridError, NotReadyError
 from hybrid.marks import Mark, Marks
@@ -230,9 +230,11 @@ class ContainerInstance(LocalInstance):
 
     # ---- the rest ------------------------------------------------------------------------
 
-    def _probe(self, argv: Sequence[str], timeout: float) -> health.Outcome:
+    def _probe(self, argv: Sequence[str]) -> Sequence[str]:
         config = json.loads((self.directory / "config.json").read_bytes())
-        return self.runtime.execute(self._record.id, exec_spec(config, argv), self.directory, timeout)
+        path = self.directory / "probe.json"
+        path.write_text(json.dumps(exec_spec(config, argv)))
+        return self.runtime.argv("exec", "--process", path, self._record.id)
 
     def _forget(self) -> None:
         self._reap_workers()

@@ -6,6 +6,7 @@ How its command is known, and how its exit code is found, is the story of `conta
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,14 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from container.checks import Checks
 from container.leftovers import strays
 from container.records import saved_process
 from container.run import MONITOR_PATIENCE, OF_A_RUN, Run
 from hybrid import evidence, health, process, usage
-from hybrid.driver import Evidence, Kind, State, Status, Stdio, Usage
+from hybrid.driver import Evidence, Health, Kind, State, Status, Stdio, Usage
 from hybrid.errors import HybridError, InstanceError, NotReadyError
-from hybrid.marks import Mark
-from hybrid.store import discard, locked
+from hybrid.marks import Mark, Marks
+from hybrid.store import Record, discard, locked
 
 _TAIL = 2000
 
@@ -29,6 +31,10 @@ class LocalInstance(Run):
     """See `hybrid.driver.Instance`. A kind says how to launch, settle, probe and tear down."""
 
     kind: ClassVar[Kind]
+
+    def __init__(self, record: Record, marks: Marks | None = None) -> None:
+        super().__init__(record, marks)
+        self._checks = Checks()
 
     # ---- what a kind does in its own way -------------------------------------------------
 
@@ -41,8 +47,8 @@ class LocalInstance(Run):
         """Return once the launched command is executed (mark ENTRYPOINT) and its pid saved."""
 
     @abstractmethod
-    def _probe(self, argv: Sequence[str], timeout: float) -> health.Outcome:
-        """Execute a command inside the running instance."""
+    def _probe(self, argv: Sequence[str]) -> Sequence[str]:
+        """The program, with its arguments, that executes a probe's command inside the running instance."""
 
     @abstractmethod
     def _forget(self) -> None:
@@ -62,6 +68,8 @@ class LocalInstance(Run):
                 if stdio is not None:
                     self._borrow(stdio)
                 self._launch(stdio)
+                if not self._record.engine.get("starting"):
+                    self._follow_health()
             except BaseException:
                 self._clear()
                 raise
@@ -69,6 +77,7 @@ class LocalInstance(Run):
     def wait_entrypoint(self, timeout: float) -> None:
         if self._record.engine.get("starting"):
             self._settle(timeout)
+            self._follow_health()
         elif self.status().state is State.CREATED:
             raise InstanceError(f"{self._record.name} was not started", mend=f"hybrid start {self._record.name}")
 
@@ -79,12 +88,23 @@ class LocalInstance(Run):
         if check is None:
             self._marks.stamp(Mark.READY, self._marks.get(Mark.ENTRYPOINT))
             return
+        if self._living("health") is None:  # it was killed, or never started
+            self._follow_health()
+        handle = self._open_command()
         try:
-            health.wait_healthy(check, self._probe, self._ended, deadline - time.monotonic())
+            passed = health.wait_healthy(self.directory, handle, deadline - time.monotonic())
         except NotReadyError as error:
             error.tail = error.tail or self._tail()
             raise
-        self._marks.stamp(Mark.READY)
+        finally:
+            os.close(handle)
+        self._marks.stamp(Mark.READY, passed)
+
+    def _follow_health(self) -> None:
+        """Have the healthcheck of the executed command followed, if it has one."""
+        known = self._checks.begin(self._record, self._marks, self._probe, attached=self._attached)
+        if known:
+            self._save(**known)
 
     def wait(self, timeout: float | None = None) -> int:
         self._settled(timeout)
@@ -118,18 +138,25 @@ class LocalInstance(Run):
             self._adopt()
         command = self._command()
         if command is not None and not self._ended(0):
-            return Status(State.RUNNING, pid=command[0])
+            return Status(State.RUNNING, pid=command[0], health=self._health())
         if "boot" not in self._record.engine:
             return Status(State.CREATED)
         return Status(State.EXITED, exit_code=self._collect())
+
+    def _health(self) -> Health | None:
+        """What the healthcheck says; nothing while nobody follows it."""
+        return None if self._living("health") is None else health.read(self.directory).status
 
     def usage(self) -> Usage:
         pids = self.cgroup.pids()
         if not pids:
             raise InstanceError(f"{self._record.name} is not running")
-        monitor = self._living("monitor")
         cpu = self.cgroup.cpu_seconds() + float(self._record.engine.get("launch_cpu", 0.0))
-        if monitor is not None:
+        helpers = [
+            self._living("monitor"),
+            self._living("health") if self._record.engine.get("health_monitor") else None,
+        ]
+        for monitor in filter(None, helpers):
             pids.add(monitor[0])
             cpu += usage.cpu_seconds(monitor[0]) + usage.children_cpu_seconds(monitor[0])
         pss, private = usage.memory(pids)
@@ -163,6 +190,7 @@ class LocalInstance(Run):
     def _clear(self) -> None:
         """Kill what is left of a launch and undo it. Every step is tried; the first failure is raised."""
         errors: list[Exception] = []
+        _try(errors, lambda: self._checks.end(self._record))
         _try(errors, self._kill_launcher)
         _try(errors, self._kill)
         _try(errors, self._forget)

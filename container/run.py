@@ -24,7 +24,10 @@ MONITOR_PATIENCE = 5.0
 """Seconds that a monitor may take to note an exit code."""
 
 OF_A_RUN = frozenset(
-    ("starting", "boot", "pid", "started", "monitor_pid", "monitor_started", "launch_cpu", "exit_code")
+    {
+        *("starting", "boot", "pid", "started", "monitor_pid", "monitor_started", "launch_cpu", "exit_code"),
+        *("health_pid", "health_started", "health_monitor"),
+    }
 )
 """What the record tells of one run of the command."""
 
@@ -84,6 +87,13 @@ class Run(ABC):
         """Whether the command has ended, after waiting for that for at most `timeout` seconds."""
         command = self._command()
         return command is None or wait_end(*command, timeout)
+
+    def _open_command(self) -> int:
+        """A descriptor, to be closed, that can be read once the command has ended."""
+        if (command := self._command()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                return os.pidfd_open(command[0])
+        return os.eventfd(1)
 
     def _settled(self, timeout: float | None) -> None:
         if self._record.engine.get("starting") and self._child is not None:

@@ -7,16 +7,14 @@ import hashlib
 import json
 import os
 import re
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from container.mounts import hide, private
-from hybrid import cgroups, process, usage
+from hybrid import cgroups, process
 from hybrid.errors import CommandError, HostError, HybridError
-from hybrid.health import Outcome
 from hybrid.store import write_atomically
 
 T = TypeVar("T")
@@ -72,47 +70,6 @@ class Runtime:
         """Kill what is left of a container and forget it. Nothing happens when it is not known."""
         if (self.root / id).exists():
             in_view(lambda: process.run(self.argv("delete", "--force", id)))
-
-    def execute(self, id: str, spec: dict[str, Any], directory: Path, timeout: float) -> Outcome:
-        """Run a process (`process` of config.json) in a container; it is killed after `timeout` seconds."""
-        pid_file = directory / "exec.pid"
-        pid_file.unlink(missing_ok=True)
-        given, giving = os.memfd_create("process"), os.memfd_create("output")
-        try:
-            os.write(given, json.dumps(spec).encode())
-            argv = self.argv("exec", "--process", f"/proc/self/fd/{given}", "--pid-file", pid_file, id)
-            child = in_view(
-                lambda: process.launch(argv, stdout=giving, stderr=giving, pass_fds=[given], new_session=True)
-            )
-            code = process.bounded(child, timeout, lambda: _kill(pid_file))
-            output = os.pread(giving, _OUTPUT, max(0, os.fstat(giving).st_size - _OUTPUT))
-            return Outcome(code, output.decode(errors="replace"))
-        finally:
-            bury()
-            os.close(given)
-            os.close(giving)
-
-
-def _kill(pid_file: Path) -> None:
-    """Kill the process that an exec has made in the container; its runtime then ends by itself."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        pid = int(pid_file.read_text())
-        process.send_signal(pid, process.start_time(pid))
-
-
-def bury() -> None:
-    """Kill and reap children of ours that live in a pid namespace without being its first process.
-
-    They are what an exec leaves to its adopter when its runtime ends before it. A namespace ends only
-    when all in it are reaped, so one of these would keep its container from ever ending.
-    """
-    for pid in usage.children():
-        with contextlib.suppress(OSError):
-            status = Path(f"/proc/{pid}/status").read_text()
-            inner = next(line.split()[2:] for line in status.splitlines() if line.startswith("NSpid:"))
-            if inner and inner[-1] != "1":
-                os.kill(pid, signal.SIGKILL)  # cannot be another's: a child's pid is not used again before it is reaped
-                os.waitpid(pid, 0)
 
 
 def choose(name: str | None, state: Path) -> Runtime:

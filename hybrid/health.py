@@ -35,7 +35,7 @@ class Report:
     streak: int = 0
     """Failures in a row."""
     log: Sequence[Mapping[str, Any]] = ()
-    """The last results, the latest at the end, with Docker's keys: ExitCode (-1: no end in time), Output, Start, End."""
+    """The last results, the latest at the end, with Docker's keys: ExitCode (-1: no end in time), Output …"""
     passed: int | None = None
     """When the first probe that passed had ended; CLOCK_MONOTONIC, ns."""
 
@@ -104,7 +104,7 @@ def launch(job: monitor.Job, id: str) -> process.Child:
     path = Path(job.directory) / "health.job"
     path.write_text(job.dumps())
     path.chmod(0o600)
-    argv = [sys.executable, "-I", "-S", monitor.__file__, id, path]
+    argv = [sys.executable, "-I", "-S", monitor.__file__, id, str(path)]
     return process.launch(argv, stdout=process.DEVNULL, stderr=process.DEVNULL, new_session=True)
 
 
