@@ -122,6 +122,7 @@ class HostInstance(LocalInstance):
     # ---- start ---------------------------------------------------------------------------
 
     def _launch(self, stdio: Stdio | None) -> None:
+        cgroups.join()
         self.cgroup.create()
         with ProcessEvents() as events:
             mounts.private(self._run_detached if stdio is None else partial(self._run, stdio))

@@ -75,6 +75,7 @@ class ContainerInstance(LocalInstance):
         ids = None if saved is None else IdMap(saved[0], saved[1], tuple(saved[2:]))
         userns = None if ids is None else mounts.user_namespace(ids)
         mapped = None if ids is None or ids.is_identity else userns
+        cgroups.join()
         joined = self._join_network(userns, 0 if ids is None else ids.base)
 
         def prepared() -> None:

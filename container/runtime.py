@@ -86,6 +86,7 @@ def in_view(work: Callable[[], T]) -> T:
 
     Some refuse v1 hierarchies with a v2 tree beside them, so there that tree is hidden from them.
     """
+    cgroups.join()
     if (idle := cgroups.tree().idle) is None:
         return work()
 

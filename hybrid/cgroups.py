@@ -71,6 +71,14 @@ def tree() -> Tree:
     return Tree(None, {}, idle=found.idle)
 
 
+def join() -> None:
+    """Before this process starts something in a group: be where an ordinary user may. For root nothing happens."""
+    if base := tree().base:
+        from hybrid import delegation
+
+        delegation.join(base)
+
+
 def read_tree(mounts: str) -> Tree:
     """The control groups in the text of /proc/self/mounts."""
     v1: dict[str, Path] = {}

@@ -35,6 +35,8 @@ class Home:
         return self.root / "cache"
 
 
+_LONGEST = 30
+"""Bytes of a path below which a socket's path, of which libvirt makes long ones, stays below 108."""
 USER = "_HYBRID_USER"
 """In the environment of a command that `hybrid.rootless` made root of a user namespace: the uid that it had before."""
 
@@ -68,7 +70,8 @@ def session_directory(uid: int) -> Path:
     """Where an ordinary user's sockets and pid files are: XDG_RUNTIME_DIR, or our own in its place."""
     with suppress(KeyError, OSError):
         session = Path(os.environ["XDG_RUNTIME_DIR"])
-        if session.is_absolute() and session.stat().st_uid == os.geteuid():
+        fits = session.is_absolute() and len(os.fsencode(session)) <= _LONGEST
+        if fits and session.stat().st_uid == os.geteuid():
             return session
     return Path(f"/tmp/hybrid-{uid}")
 

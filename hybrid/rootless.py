@@ -15,16 +15,16 @@ from __future__ import annotations
 import atexit
 import ctypes
 import fcntl
-import grp
 import json
 import os
 import pwd
+import select
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from hybrid import home, process, usage
+from hybrid import delegation, home, process, usage
 from hybrid.driver import Problem
 from hybrid.errors import HostError, HybridError, ToolError
 from hybrid.store import locked, write_atomically
@@ -36,6 +36,8 @@ _NS_GET_PARENT = 0xB702
 _DEEPEST = 33
 """User namespaces within each other that the kernel allows."""
 _RECORD = "userns.json"
+_PATIENCE = 30.0
+"""Seconds that systemd may take to make a scope."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _problem: Problem | None = None
@@ -56,6 +58,29 @@ def need() -> None:
     """HostError when this process is neither root nor root of a user namespace."""
     for each in problems():
         raise HostError(each.what, mend=each.mend)
+
+
+def lacks() -> list[Problem]:
+    """What this user could have and has not, each with the mend; and what an ordinary user cannot have, in one."""
+    found = []
+    if process.find("slirp4netns") is None:
+        found.append(Problem("no network for instances: slirp4netns is not installed", "apt-get install slirp4netns"))
+    elif not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        what = "no network for instances: /dev/net/tun is closed to this user"
+        found.append(Problem(what, "as root: chmod 666 /dev/net/tun; or `network_mode: none`"))
+    if Path("/dev/kvm").exists() and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        found.append(
+            Problem("/dev/kvm is closed to this user", f"as root: usermod -aG kvm {_name(_uid())}; log in again")
+        )
+    only = (
+        "an ordinary user has no bridge on the host (instances reach it through slirp4netns, and are reached by "
+        "published ports from 1024 on), no device nodes in images, and no kernel marks of when a command is executed"
+    )
+    return [*found, Problem(only, "run as root what needs these")]
+
+
+def _uid() -> int:
+    return home.ordinary_user() or 0
 
 
 def enter() -> None:
@@ -96,13 +121,19 @@ def _run_directory(uid: int) -> Path:
     return run
 
 
-def network() -> int:
-    """The descriptor of the network namespace that this user's instances share. The caller closes it."""
+def holder() -> int | None:
+    """The pid of the process that holds this user's namespace."""
     uid = home.ordinary_user()
     found = None if uid is None else _recorded(_run_directory(uid))
-    if found is None:
+    return None if found is None else found[0]
+
+
+def network() -> int:
+    """The descriptor of the network namespace that this user's instances share. The caller closes it."""
+    pid = holder()
+    if pid is None:
         raise HostError("this user's namespace has gone", mend="hybrid prune, and try again")
-    return os.open(f"/proc/{found[0]}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def leave(run: Path) -> None:
@@ -189,8 +220,20 @@ def _make_holder(run: Path, uid: int, gid: int) -> int:
     """Start a holder in a new namespace with this user's ids, record it, and return its pid."""
     maps = (("newuidmap", id_map(uid, Path("/etc/subuid"))), ("newgidmap", id_map(uid, Path("/etc/subgid"), gid)))
     tools = [(process.need(tool, "uidmap"), given) for tool, given in maps]
-    sleep = process.need("sleep", "coreutils")
-    with _Hatching(sleep) as child:
+    if (argv := delegation.holder()) is not None:
+        with suppress(_NotDelegatedError):
+            return _hatch(run, uid, tools, argv, scoped=True)
+    return _hatch(run, uid, tools, [process.need("sleep", "coreutils"), "infinity"])
+
+
+class _NotDelegatedError(Exception):
+    """systemd did not make the scope."""
+
+
+def _hatch(
+    run: Path, uid: int, tools: Sequence[tuple[str, list[int]]], argv: list[str], *, scoped: bool = False
+) -> int:
+    with _Hatching(argv) as child:
         for tool, given in tools:
             try:
                 process.run([tool, str(child.pid), *map(str, given)])
@@ -202,26 +245,29 @@ def _make_holder(run: Path, uid: int, gid: int) -> int:
         values = {"pid": child.pid, "started": started, "boot": _boot_id()}
         write_atomically(run / _RECORD, json.dumps(values).encode())
         child.let_go()
+        if scoped and not child.settled():
+            process.send_signal(child.pid, started)
+            os.waitpid(child.pid, 0)
+            raise _NotDelegatedError
     return child.pid
 
 
 class _Hatching:
     """A child in a user namespace of its own, which becomes the holder at `let_go`, and ends without it."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, argv: list[str]) -> None:
         self.pid = -1
-        self._program = program
+        self._argv = argv
 
     def __enter__(self) -> _Hatching:
-        told, telling = os.pipe2(os.O_CLOEXEC)
+        self._told, telling = os.pipe2(os.O_CLOEXEC)
         waiting, self._release = os.pipe2(os.O_CLOEXEC)
         self.pid = os.fork()
         if self.pid == 0:
-            _live(self._program, telling, waiting)
+            _live(self._argv, telling, waiting)
         os.close(telling)
         os.close(waiting)
-        code = int(os.read(told, 16) or b"11")
-        os.close(told)
+        code = int(os.read(self._told, 16) or b"11")
         if code:
             self.__exit__()
             raise _refused("unshare", code)
@@ -232,14 +278,19 @@ class _Hatching:
         os.close(self._release)
         self._release = -1
 
+    def settled(self) -> bool:
+        """Whether the holder says that it is where it should be; False when it ends, or takes too long."""
+        return bool(select.select([self._told], [], [], _PATIENCE)[0]) and bool(os.read(self._told, 1))
+
     def __exit__(self, *failure: object) -> None:
+        os.close(self._told)
         if self._release >= 0:
             os.close(self._release)
             os.waitpid(self.pid, 0)
 
 
-def _live(program: str, telling: int, waiting: int) -> None:
-    """The holder's life: say how the kernel took it, wait to be let go, and sleep for good."""
+def _live(argv: list[str], telling: int, waiting: int) -> None:
+    """The holder's life: say how the kernel took it, wait to be let go, and sleep for good; descriptor 3 tells us."""
     try:
         os.setsid()
         code = ctypes.get_errno() if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) else 0
@@ -248,11 +299,14 @@ def _live(program: str, telling: int, waiting: int) -> None:
             null = os.open(os.devnull, os.O_RDWR)
             for number in range(3):
                 os.dup2(null, number)
-            os.closerange(3, 1 << 16)
+            os.dup2(telling, 3)
+            os.set_inheritable(3, True)
+            os.closerange(4, 1 << 16)
             os.chdir("/")
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
-            os.execve(program, ["hybrid-userns", "infinity"], {})
+            kept = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+            os.execve(argv[0], argv, {name: os.environ[name] for name in kept if name in os.environ})
     finally:
         os._exit(1)
 
@@ -306,16 +360,12 @@ def ranges(uid: int, file: Path) -> list[tuple[int, int]]:
 
 
 def _mend_ids(uid: int) -> str:
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = str(uid)
-    return f"as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name} (a range nobody else has)"
+    wanted = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+    return f"as root: usermod {wanted} {_name(uid)} (a range nobody else has)"
 
 
-def in_group(name: str) -> bool:
-    """Whether this process has a group, by name, from before it entered the namespace or in it."""
+def _name(uid: int) -> str:
     try:
-        return grp.getgrnam(name).gr_gid in os.getgroups()
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return False
+        return str(uid)

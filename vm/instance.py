@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hybrid import network
-from hybrid.cgroups import Cgroup
+from hybrid.cgroups import Cgroup, join
 from hybrid.driver import Evidence, Health, Kind, State, Status, Stdio, Usage
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
 from hybrid.home import Home
@@ -112,6 +112,7 @@ class VmInstance:
 
     def _enter_cgroup(self, pid: int) -> None:
         cgroup = Cgroup(self._record.id)
+        join()
         cgroup.create()
         cgroup.add(pid)
         cpus = self._record.engine.get("cpus")
