@@ -53,7 +53,8 @@ def exec(
     if not detach:
         check(terminal, interactive)
     size = window() if terminal else None
-    execution = Execution(words, variables(env or [], env_file or []), workdir, user, size)
+    shown = {"TERM": "xterm"} if terminal else {}
+    execution = Execution(words, shown | variables(env or [], env_file or []), workdir, user, size)
     instance = named(name)
     if detach:
         from hybrid.cli import background

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
@@ -71,6 +72,7 @@ def join(interrupts: Interrupts, instance: Instance, *, stdin: bool, signals: bo
                 instance.resize(terminal.window())
             return instance.wait()
     except terminal.Detached:
+        print(f"\ndetached from {instance.record.name}, which runs on", file=sys.stderr)
         return 0
 
 

@@ -36,7 +36,7 @@ def shell(
 
     instance = named(name)
     shown = os.isatty(0) and os.isatty(1)
-    env = {"TERM": os.environ["TERM"]} if shown and "TERM" in os.environ else {}
+    env = {"TERM": "xterm"} if shown else {}
     execution = Execution((find(instance),), env, workdir, user, window() if shown else None)
     return session.run(instance, execution, stdin=True)
 

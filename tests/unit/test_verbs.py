@@ -192,7 +192,7 @@ def test_exec_passes_what_it_is_told(
     monkeypatch.setenv("HERE", "here")
     words = ["-e", "A=2", "-e", "HERE", "--env-file", str(file), "-w", "/srv", "-u", "app:app", "-t"]
     assert run(["exec", *words, "a", "p"]) == 0
-    env = {"A": "2", "B": '"x y" ', "HERE": "here"}
+    env = {"TERM": "xterm", "A": "2", "B": '"x y" ', "HERE": "here"}
     assert seen == [Execution(("p",), env, "/srv", "app:app", terminal.window())]
 
 
