@@ -111,7 +111,14 @@ def merge(spec: Spec, image: Image, command: Sequence[str], name: str) -> Proces
     account = accounts.lookup(image.tree, config.user if spec.user is None else spec.user)
     hostname = spec.hostname or name
     terminal = {"TERM": "xterm"} if spec.tty else {}
-    env = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": account.home, **terminal, **config.env, **spec.environment}
+    env = {
+        "PATH": DEFAULT_PATH,
+        "HOSTNAME": hostname,
+        "HOME": account.home,
+        **terminal,
+        **config.env,
+        **spec.environment,
+    }
     argv = _argv(spec, config, command)
     cwd = _cwd(image, spec.working_dir or config.working_dir or "/")
     groups = (account.gid, *account.groups)

@@ -29,6 +29,9 @@ _FIELDS = (
     Field("PIDs", "PIDS", usual=True),
     Field("Container", "CONTAINER"),
 )
+_NUMBERS = ("CPUPerc", "MemPerc", "PIDs")
+_WIDE = 120
+"""Columns of a terminal on which ids have room."""
 INTERVAL = 1.0
 """Seconds between two readings: what a rate is measured over, and how often the table changes."""
 
@@ -130,29 +133,27 @@ def _live(reader: _Reader, before: dict[str, Reading], whole: bool) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    with Live(_table({}, before, whole), console=Console(), auto_refresh=False, transient=False) as live:
+    console = Console()
+    with Live(_table({}, before, whole, console.width), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(INTERVAL)
             now = reader.read()
-            live.update(_table(before, now, whole), refresh=True)
+            live.update(_table(before, now, whole, console.width), refresh=True)
             before = now
 
 
-def _table(before: Mapping[str, Reading], now: Mapping[str, Reading], whole: bool) -> Any:
-    from rich.box import SIMPLE
+def _table(before: Mapping[str, Reading], now: Mapping[str, Reading], whole: bool, width: int) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     from hybrid.cli.errors import printable
 
-    usual = [field for field in _FIELDS if field.usual]
-    table = Table(box=SIMPLE, pad_edge=False)
-    for field in usual:
-        table.add_column(
-            field.heading, justify="right" if field.name in ("CPUPerc", "MemPerc", "PIDs") else "left", no_wrap=True
-        )
+    shown = [field for field in _FIELDS if field.usual and (field.name != "ID" or width >= _WIDE)]
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for field in shown:
+        table.add_column(field.heading, justify="right" if field.name in _NUMBERS else "left", no_wrap=True)
     for row in _rows(before, now, whole):
-        table.add_row(*(Text(printable(row[field.name])) for field in usual))
+        table.add_row(*(Text(printable(row[field.name])) for field in shown))
     return table
 
 
