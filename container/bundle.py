@@ -126,9 +126,8 @@ def _annotations(compiled: bytes) -> dict[str, Any]:
 
 
 def _process(process: Process, place: Place) -> dict[str, Any]:
-    held = list(CAPABILITIES) if process.uid == 0 else []
     return {
-        "terminal": False,
+        "terminal": process.tty,
         "user": {
             "uid": process.uid,
             "gid": process.gid,
@@ -138,7 +137,7 @@ def _process(process: Process, place: Place) -> dict[str, Any]:
         "args": list(process.argv),
         "env": environment(process.env),
         "cwd": process.cwd,
-        "capabilities": {"bounding": list(CAPABILITIES), "effective": held, "permitted": held},
+        "capabilities": privileges(process.uid, CAPABILITIES),
         "rlimits": [
             {"type": f"RLIMIT_{name.upper()}", "hard": hard, "soft": soft}
             for name, (soft, hard) in place.rlimits.items()
@@ -149,6 +148,12 @@ def _process(process: Process, place: Place) -> dict[str, Any]:
 
 def _oom(adjustment: int | None) -> dict[str, Any]:
     return {} if adjustment is None else {"oomScoreAdj": adjustment}
+
+
+def privileges(uid: int, bounding: Sequence[str]) -> dict[str, list[str]]:
+    """The capabilities of a process of this user: root has all that are to be had, others may gain them."""
+    held = list(bounding) if uid == 0 else []
+    return {"bounding": list(bounding), "effective": held, "permitted": held}
 
 
 def environment(env: Mapping[str, str]) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +47,12 @@ class Checks:
         if (check := saved_process(record).healthcheck) is None:
             return {}
         job = self._job(record, check, probe(check.test), marks.get(Mark.ENTRYPOINT) or time.monotonic_ns())
+        view = partial(in_view, at=record.directory / "rootfs")
         if attached:
             with suppress(ProcessLookupError):  # it has ended already
-                self._follower = health.Follower(job, check, in_view)
+                self._follower = health.Follower(job, check, view)
             return _known(os.getpid(), monitor=False)
-        child = in_view(lambda: health.launch(job, record.id))
+        child = view(lambda: health.launch(job, record.id))
         process.disown(child)
         return _known(child.pid, monitor=True)
 

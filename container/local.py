@@ -10,31 +10,37 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from signal import SIGKILL
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from container.checks import Checks
-from container.leftovers import strays
 from container.records import saved_process
-from container.run import MONITOR_PATIENCE, OF_A_RUN, Run
-from hybrid import evidence, health, process, usage
-from hybrid.driver import Evidence, Health, Kind, State, Status, Stdio, Usage
+from container.streams import Lent
+from container.teardown import Teardown
+from hybrid import evidence, freezer, health, process
+from hybrid.driver import Inside, Kind, Size, State, Stdio
 from hybrid.errors import HybridError, InstanceError, NotReadyError
 from hybrid.marks import Mark, Marks
-from hybrid.store import Record, discard, locked
+from hybrid.store import Record, new_id, now
 
-_TAIL = 2000
+if TYPE_CHECKING:
+    from container.attach import Attachment
+    from container.terminal import Terminal
+
+T = TypeVar("T")
 
 
-class LocalInstance(Run):
+class LocalInstance(Teardown):
     """See `hybrid.driver.Instance`. A kind says how to launch, settle, probe and tear down."""
 
     kind: ClassVar[Kind]
 
     def __init__(self, record: Record, marks: Marks | None = None) -> None:
         super().__init__(record, marks)
-        self._checks = Checks()
+        self._server: Terminal | Attachment | None = None
+        """What passes bytes between the caller's streams and the command while it is waited for."""
+        self._size: Size | None = None
+        """A size asked for before the terminal was there."""
 
     # ---- what a kind does in its own way -------------------------------------------------
 
@@ -51,22 +57,33 @@ class LocalInstance(Run):
         """The program, with its arguments, that executes a probe's command inside the running instance."""
 
     @abstractmethod
-    def _forget(self) -> None:
-        """Undo what a launch did outside the instance's directory, when all its processes have ended."""
+    def _gave_up(self) -> HybridError:
+        """Why the command could not be made; what is left of the attempt is removed."""
+
+    @abstractmethod
+    def in_mounted_root(self, work: Callable[[Path], T]) -> T:
+        """The result of `work`, done where the root filesystem of the stopped instance is mounted."""
+
+    @property
+    @abstractmethod
+    def inside(self) -> Inside: ...
 
     # ---- the command's life --------------------------------------------------------------
 
     def start(self, stdio: Stdio | None) -> None:
-        with locked(self.directory / "lock"):
-            if self.status().state is State.RUNNING:
+        with self._lock():
+            self.refresh()
+            if self.status().state in (State.RUNNING, State.PAUSED) or self._being_started():
                 raise InstanceError(f"{self._record.name} is running", mend=f"hybrid stop {self._record.name}")
             try:
                 if "boot" in self._record.engine:
                     self._clear()
-                self._save(starting=True, boot=evidence.boot_id())
+                self._note(starting=True, run=new_id(), boot=evidence.boot_id(), began=now())
+                self._note(starter_pid=os.getpid(), starter_started=process.start_time(os.getpid()))
+                self._write(begins=True)
                 self._attached = stdio is not None
                 if stdio is not None:
-                    self._borrow(stdio)
+                    self._lent = Lent(stdio)
                 self._launch(stdio)
                 if not self._record.engine.get("starting"):
                     self._follow_health()
@@ -74,8 +91,39 @@ class LocalInstance(Run):
                 self._clear()
                 raise
 
+    def _monitored(self, runtime: Sequence[str]) -> tuple[int, float]:
+        """Have a monitor make the detached command; the command's pid, and what making it took in CPU seconds."""
+        what, conmon = saved_process(self._record), self.conmon
+        if conmon.log.exists():  # a monitor that was killed may have left half a line
+            from container.log import end
+
+            os.truncate(conmon.log, end(conmon.log))
+        self._child, told = conmon.launch(runtime, tty=what.tty, stdin=what.stdin_open)
+        try:
+            self._marks.stamp(Mark.SPAWN)
+            cpu = self._finish()
+            pid = conmon.told_pid(told)
+        finally:
+            os.close(told)
+        if pid is None:
+            raise self._gave_up()
+        monitor = conmon.pid()
+        self._note(monitor_pid=monitor, monitor_started=process.start_time(monitor), monitor_name="conmon")
+        return pid, cpu
+
+    def _finish(self) -> float:
+        """The CPU seconds of the program launched, once it has ended well; its failure if it has not."""
+        assert self._child is not None
+        child = self._child
+        cpu = process.reap(child)
+        self._child = None
+        if child.returncode != 0:
+            raise self._gave_up()
+        return cpu
+
     def wait_entrypoint(self, timeout: float) -> None:
-        if self._record.engine.get("starting"):
+        self.refresh()
+        if self._record.engine.get("starting") and (self._child is not None or self._attached):
             self._settle(timeout)
             self._follow_health()
         elif self.status().state is State.CREATED:
@@ -107,137 +155,100 @@ class LocalInstance(Run):
             self._save(**known)
 
     def wait(self, timeout: float | None = None) -> int:
+        self.refresh()
         self._settled(timeout)
-        if not self._ended(timeout):
+        if not self._served(timeout):
             raise NotReadyError(f"{self._record.name} did not end within {timeout:g} s", phase="stop")
         self._marks.stamp(Mark.STOP)
+        self._serve(None)
         if (code := self._collect()) is None:
             raise InstanceError(f"nobody saw the exit code of {self._record.name}")
         return code
 
+    def _settled(self, timeout: float | None) -> None:
+        if self._record.engine.get("starting") and self._child is not None:
+            self._settle(timeout)
+
+    def _served(self, timeout: float | None) -> bool:
+        """Whether the command has ended; its streams are served meanwhile, for at most `timeout` seconds."""
+        if self._server is None:
+            return self._ended(timeout)
+        handle = self._open_command()
+        try:
+            return self._server.serve(handle, timeout)
+        finally:
+            os.close(handle)
+
+    def attach(self, stdio: Stdio) -> None:
+        from container.attach import Attachment
+
+        self.running_or_raise(paused=True)
+        if self._living("monitor") is None:
+            raise InstanceError(f"{self._record.name} was not started detached: its streams are another's")
+        what = saved_process(self._record)
+        self._serve(Attachment(self.conmon, stdio, self._see_monitor_end, feed=what.stdin_open, tty=what.tty))
+
+    def _serve(self, server: Terminal | Attachment | None) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._server = server
+
+    def _join_terminal(self, master: int, stdio: Stdio) -> None:
+        """Serve the terminal of an attached command."""
+        from container.terminal import Terminal
+
+        terminal = Terminal(master, stdio)
+        if self._size is not None:
+            terminal.resize(self._size)
+        self._serve(terminal)
+
+    def resize(self, size: Size) -> None:
+        from container.terminal import Terminal
+
+        self._size = size
+        if isinstance(self._server, Terminal):
+            self._server.resize(size)
+        elif saved_process(self._record).tty and self._living("monitor") is not None:
+            self.conmon.resize(size.rows, size.columns)
+
     def signal(self, number: int) -> None:
+        self.refresh()
         self._settled(None)
         if (command := self._command()) is not None:
             process.send_signal(*command, number)
+            if number == SIGKILL:
+                freezer.thaw(self.cgroup)
+
+    def pause(self) -> None:
+        with self._lock():
+            self.running_or_raise()
+            freezer.freeze(self.cgroup)
+
+    def unpause(self) -> None:
+        with self._lock():
+            if self.status().state is not State.PAUSED:
+                raise InstanceError(f"{self._record.name} is not paused")
+            freezer.thaw(self.cgroup)
 
     def stop(self, timeout: float) -> int | None:
         with contextlib.suppress(HybridError):
             self._settled(timeout)
-        if self.status().state is State.RUNNING:
+        with contextlib.suppress(FileNotFoundError), self._lock():  # whoever is starting it comes first
+            if self._being_started():
+                self._clear()
+        if self.status().state in (State.RUNNING, State.PAUSED):
             self._marks.stamp(Mark.STOPPING)
+            freezer.thaw(self.cgroup)
             self.signal(self._record.stop_signal)
             if not self._ended(timeout):
                 self._kill()
             self._marks.stamp(Mark.STOP)
         return self._collect() if "pid" in self._record.engine else None
 
-    # ---- what is true now ----------------------------------------------------------------
+    def _release(self) -> None:
+        super()._release()
+        self._serve(None)
 
-    def status(self) -> Status:
-        if self._record.engine.get("starting"):
-            self._adopt()
-        command = self._command()
-        if command is not None and not self._ended(0):
-            return Status(State.RUNNING, pid=command[0], health=self._health())
-        if "boot" not in self._record.engine:
-            return Status(State.CREATED)
-        return Status(State.EXITED, exit_code=self._collect())
-
-    def _health(self) -> Health | None:
-        """What the healthcheck says; nothing while nobody follows it."""
-        return None if self._living("health") is None else health.read(self.directory).status
-
-    def usage(self) -> Usage:
-        pids = self.cgroup.pids()
-        if not pids:
-            raise InstanceError(f"{self._record.name} is not running")
-        cpu = self.cgroup.cpu_seconds() + float(self._record.engine.get("launch_cpu", 0.0))
-        helpers = [
-            self._living("monitor"),
-            self._living("health") if self._record.engine.get("health_monitor") else None,
-        ]
-        for monitor in filter(None, helpers):
-            pids.add(monitor[0])
-            cpu += usage.cpu_seconds(monitor[0]) + usage.children_cpu_seconds(monitor[0])
-        pss, private = usage.memory(pids)
-        return Usage(cpu, pss, private, len(pids), usage.disk_bytes(self.directory))
-
-    def evidence(self) -> Evidence:
-        if (command := self._command()) is None:
-            raise InstanceError(f"{self._record.name} is not running")
-        monitor = self._living("monitor")
-        return evidence.of_process(command[0], {} if monitor is None else {self._monitor_name: monitor[0]})
-
-    def logs(self) -> tuple[Path, Path]:
-        return self.directory / "stdout.log", self.directory / "stderr.log"
-
-    # ---- the end -------------------------------------------------------------------------
-
-    def destroy(self) -> None:
-        errors: list[Exception] = []
-        try:
-            with locked(self.directory / "lock"):
-                _try(errors, self._clear)
-                # The directory is how the next attempt finds what could not be removed by this one.
-                if not errors and self.directory.exists():
-                    _try(errors, lambda: discard(self.directory))
-        except FileNotFoundError:  # removed by another process: what is left are children of this one
-            _try(errors, self._clear)
-        if errors:
-            raise errors[0]
-        self._marks.stamp(Mark.GONE)
-
-    def _clear(self) -> None:
-        """Kill what is left of a launch and undo it. Every step is tried; the first failure is raised."""
-        errors: list[Exception] = []
-        _try(errors, lambda: self._checks.end(self._record))
-        _try(errors, self._kill_launcher)
-        _try(errors, self._kill)
-        _try(errors, self._forget)
-        _try(errors, self.cgroup.remove)
-        _try(errors, self._release)
-        with contextlib.suppress(FileNotFoundError):
-            self._exit_file().unlink()
-        if errors:
-            raise errors[0]
-        engine = {k: v for k, v in self._record.engine.items() if k not in OF_A_RUN}
-        if engine != self._record.engine:
-            self._record = replace(self._record, engine=engine)
-            self._write()
-
-    def _kill_launcher(self) -> None:
-        """Kill a launch that has not come to its end, ours or that of a process that was killed."""
-        if self._child is not None and self._child.pid != self._record.engine.get("pid"):
-            process.bounded(self._child, 0)
-            self._child = None
-        if self._record.engine.get("starting"):
-            for pid in strays(self._record):
-                for each in (pid, *usage.descendants(pid)):
-                    process.send_signal(each, process.start_time(each))
-
-    def _kill(self) -> None:
-        """End every process of the instance, and its monitor."""
-        if (command := self._command()) is not None:
-            process.send_signal(*command)
-        self.cgroup.kill(spare=self._record.engine.get("pid"))
-        if command is not None:
-            self._ended(MONITOR_PATIENCE)
-            self._collect()
-        if (monitor := self._living("monitor")) is not None:
-            process.send_signal(*monitor)
-            self._see_end(monitor)
-
-    def _tail(self) -> str:
-        """The end of what a detached command wrote last."""
-        for path in reversed(self.logs()):
-            with contextlib.suppress(FileNotFoundError):
-                if text := path.read_bytes()[-_TAIL:]:
-                    return text.decode(errors="replace").strip()
-        return ""
-
-
-def _try(errors: list[Exception], step: Callable[[], object]) -> None:
-    try:
-        step()
-    except (HybridError, OSError) as error:
-        errors.append(error)
+    def _after_end(self) -> None:
+        """The caller's files go back; a terminal is kept, for there may be output in it."""
+        super()._release()

@@ -2,30 +2,35 @@
 
 What runs is known by pid, start time and boot, never by pid alone. The exit code is seen by whoever is the
 command's parent: this process when it started the command attached, else a monitor that leaves a file.
+
+The record on disk is the truth between processes. It is changed under the instance's lock, and only for the
+run that it tells of: who comes late changes nothing of a later run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hybrid import cgroups, evidence, process
-from hybrid.driver import Stdio
-from hybrid.errors import HybridError
+from container.conmon import Conmon
+from container.streams import Lent
+from hybrid import accounting, cgroups, evidence, process
+from hybrid.errors import HybridError, InstanceError
 from hybrid.marks import Marks
-from hybrid.store import Record
+from hybrid.store import Record, locked, now
 
 MONITOR_PATIENCE = 5.0
-"""Seconds that a monitor may take to note an exit code."""
+"""Seconds that a monitor, or whoever started a command attached, may take to note its exit code."""
 
 OF_A_RUN = frozenset(
     {
-        *("starting", "boot", "pid", "started", "monitor_pid", "monitor_started", "launch_cpu", "exit_code"),
+        *("starting", "boot", "pid", "started", "monitor_pid", "monitor_started", "monitor_name", "launch_cpu"),
+        *("starter_pid", "starter_started", "began", "ended", "exit_code", "oom_killed"),
         *("health_pid", "health_started", "health_monitor"),
     }
 )
@@ -41,8 +46,10 @@ class Run(ABC):
         self._child: process.Child | None = None
         """The program launched, until it is reaped."""
         self._attached = False
-        self._borrowed: list[tuple[int, int, int]] = []
-        """Files that the command writes to: own descriptor, owner and group before it started."""
+        """Whether this process started the command that runs, attached."""
+        self._lent: Lent | None = None
+        self._holds = 0
+        """How many blocks of this process are inside the lock."""
 
     @property
     def record(self) -> Record:
@@ -60,19 +67,16 @@ class Run(ABC):
     def cgroup(self) -> cgroups.Cgroup:
         return cgroups.Cgroup(self._record.id)
 
-    @abstractmethod
-    def _exit_file(self) -> Path:
-        """Where the monitor of a detached instance leaves the exit code."""
+    @property
+    def conmon(self) -> Conmon:
+        """The monitor of a detached command."""
+        return Conmon(self.directory, self._record.id)
 
     # ---- identities ----------------------------------------------------------------------
 
     def _command(self) -> tuple[int, int] | None:
         """Pid and start time of the living command."""
         return self._living("")
-
-    @property
-    def _monitor_name(self) -> str:
-        return str(self._record.engine.get("monitor_name", "monitor"))
 
     def _living(self, who: str) -> tuple[int, int] | None:
         """The process saved as `who`, if it is still the same one."""
@@ -88,37 +92,36 @@ class Run(ABC):
         command = self._command()
         return command is None or wait_end(*command, timeout)
 
-    def _open_command(self) -> int:
-        """A descriptor, to be closed, that can be read once the command has ended."""
-        if (command := self._command()) is not None:
-            with contextlib.suppress(ProcessLookupError):
-                return os.pidfd_open(command[0])
-        return os.eventfd(1)
-
-    def _settled(self, timeout: float | None) -> None:
-        if self._record.engine.get("starting") and self._child is not None:
-            self._settle(timeout)
-
     def _adopt(self) -> None:
         """Take note of a command whose launcher was killed before it could save its pid."""
-        if self._child is None:
+        if self._child is None and "pid" not in self._record.engine:
             members = self.cgroup.pids()
             with contextlib.suppress(FileNotFoundError, ValueError):
                 pid = int((self.directory / "pid").read_text())
                 if pid in members:
                     self._note(pid=pid, started=process.start_time(pid))
 
+    # ---- the end of a run ----------------------------------------------------------------
+
     def _collect(self) -> int | None:
         """The exit code of the command, which has ended, if anybody saw it; saved for the others."""
         engine = self._record.engine
-        if "exit_code" not in engine and "pid" in engine:
+        if "ended" not in engine and "pid" in engine:
             code = self._reaped(engine["pid"]) if self._attached else None
-            code = self._noted() if code is None else code
             self._after_end()
-            if code is not None:
-                self._save(exit_code=code)
+            code = self._noted() if code is None else code
+            self._attached = False
+            known = {} if code is None else {"exit_code": code}
+            self._note(**known, ended=self._end_time(code is not None), oom_killed=accounting.oom_killed(self.cgroup))
+            self._write(wait=False)
         code = self._record.engine.get("exit_code")
         return code if isinstance(code, int) else None
+
+    def _end_time(self, seen: bool) -> float | None:
+        """When the command ended: as its monitor noted, else now, if it was seen."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.conmon.exit_file.stat().st_mtime
+        return now() if seen else None
 
     def _reaped(self, pid: int) -> int | None:
         """The exit code of an ended process that is a child of ours, else None."""
@@ -131,27 +134,73 @@ class Run(ABC):
         except ChildProcessError:
             return None
 
-    def _see_end(self, monitor: tuple[int, int]) -> None:
-        """Wait for a monitor that is about to end."""
-        if wait_end(*monitor, MONITOR_PATIENCE):
+    def _see_monitor_end(self) -> None:
+        """Wait for the monitor, which ends soon after its command: all is noted and logged then."""
+        if (monitor := self._living("monitor")) is not None and wait_end(*monitor, MONITOR_PATIENCE):
             self._reaped(monitor[0])
 
     def _noted(self) -> int | None:
         """The exit code that a monitor, or the process that started the command, has left on disk."""
-        if (monitor := self._living("monitor")) is not None:
-            self._see_end(monitor)
+        self._see_monitor_end()
         with contextlib.suppress(FileNotFoundError, ValueError):
-            return int(self._exit_file().read_text())
+            return int(self.conmon.exit_file.read_text())
+        if not self._attached and (starter := self._living("starter")) is not None and starter[0] != os.getpid():
+            self._await_note(*starter)
         with contextlib.suppress(HybridError):
-            code = Record.load(self.directory).engine.get("exit_code")
+            saved = Record.load(self.directory).engine
+            code = saved.get("exit_code") if saved.get("pid") == self._record.engine.get("pid") else None
             return code if isinstance(code, int) else None
         return None
 
+    def _await_note(self, pid: int, started: int) -> None:
+        """Wait for the living process that started the command attached to note how it ended."""
+        from container.log import Watch
+
+        handle = self.open_process(pid, started)
+        try:
+            with Watch(self.directory) as watch:
+                if "ended" not in Record.load(self.directory).engine:
+                    process.either(handle, watch.fileno(), timeout=MONITOR_PATIENCE)
+        except (HybridError, OSError):
+            return  # removed meanwhile
+        finally:
+            os.close(handle)
+
+    def open_process(self, pid: int, started: int) -> int:
+        """A descriptor, to be closed, that can be read once the process has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            if process.start_time(pid) == started:
+                return handle
+            os.close(handle)
+        return os.eventfd(1)
+
+    @abstractmethod
     def _after_end(self) -> None:
         """What is to be done once the command has ended."""
-        self._release()
 
-    # ---- odds and ends -------------------------------------------------------------------
+    # ---- the record ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _lock(self, *, wait: bool = True) -> Iterator[None]:
+        """Hold the instance's lock; blocks may be nested. BlockingIOError when another has it and `wait` is false.
+
+        FileNotFoundError when the instance is gone.
+        """
+        with contextlib.ExitStack() as stack:
+            if self._holds == 0:
+                stack.enter_context(locked(self.directory / "lock", wait=wait))
+            self._holds += 1
+            try:
+                yield
+            finally:
+                self._holds -= 1
+
+    def refresh(self) -> None:
+        """Take up what other processes have saved, unless the run is this process's own."""
+        if self._child is None and not self._attached:
+            with contextlib.suppress(InstanceError):
+                self._record = Record.load(self.directory)
 
     def _note(self, **engine: Any) -> None:
         """Change what is known of the run, not yet on disk."""
@@ -162,26 +211,22 @@ class Run(ABC):
         self._note(**engine)
         self._write()
 
-    def _write(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._record.save()
+    def _write(self, *, wait: bool = True, begins: bool = False) -> None:
+        """Save the record, under the name that it has by now, unless another run has begun.
 
-    def _borrow(self, stdio: Stdio) -> None:
-        """Remember who owns the files that the caller gave: runtimes give them to the container's root.
-
-        A pipe is let alone: a copy of its descriptor would keep it open.
+        Without `wait` it is left to others when one of them has the lock. `begins`: with it begins a new run.
         """
-        for descriptor in {stdio.stdin, stdio.stdout, stdio.stderr}:
-            if descriptor >= 0 and stat.S_ISREG((status := os.fstat(descriptor)).st_mode):
-                self._borrowed.append((os.dup(descriptor), status.st_uid, status.st_gid))
+        with contextlib.suppress(FileNotFoundError, BlockingIOError, InstanceError), self._lock(wait=wait):
+            saved = Record.load(self.directory)
+            if begins or saved.engine.get("run") == self._record.engine.get("run"):
+                self._record = replace(self._record, name=saved.name)
+                self._record.save()
 
     def _release(self) -> None:
         """Give up what this process holds of a run: the caller's files go back to their owners."""
-        while self._borrowed:
-            descriptor, uid, gid = self._borrowed.pop()
-            with contextlib.suppress(OSError):
-                os.fchown(descriptor, uid, gid)
-            os.close(descriptor)
+        if self._lent is not None:
+            self._lent.give_back()
+            self._lent = None
 
 
 def wait_end(pid: int, started: int, timeout: float | None) -> bool:

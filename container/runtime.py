@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from container.mounts import hide, private
+from container.streams import own_null
 from hybrid import cgroups, process
-from hybrid.errors import CommandError, HostError, HybridError
+from hybrid.errors import CommandError, HostError, HybridError, InstanceError
+from hybrid.home import ordinary_user
 from hybrid.store import write_atomically
 
 T = TypeVar("T")
@@ -22,10 +24,9 @@ T = TypeVar("T")
 NAMES = ("crun", "runc")
 """Looked for in this order when a spec names none."""
 
-_OUTPUT = 65536
-"""Bytes kept of what an executed command writes."""
 _NOT_THERE = re.compile(r"not found|no such file|not a directory", re.IGNORECASE)
 _NOT_EXECUTABLE = re.compile(r"permission denied|exec format error|is a directory|text file busy", re.IGNORECASE)
+_GONE = re.compile(r"does not exist|is not running|not running|stopped container|no such process", re.IGNORECASE)
 _OF_EXECUTION = re.compile(r"\bexec\b|executable|execv", re.IGNORECASE)
 
 
@@ -40,7 +41,7 @@ class Runtime:
     def name(self) -> str:
         return Path(self.path).name
 
-    def argv(self, *arguments: str | os.PathLike[str], log: Path | None = None) -> list[str]:
+    def argv(self, *arguments: str | os.PathLike[str], log: str | Path | None = None) -> list[str]:
         logging = ["--log", os.fspath(log), "--log-format", "json"] if log is not None else []
         groups = [] if cgroups.tree().usable or self.name != "crun" else ["--cgroup-manager=disabled"]
         options = ["--root", os.fspath(self.root), *groups, *logging]
@@ -81,17 +82,22 @@ def choose(name: str | None, state: Path) -> Runtime:
     raise HostError(f"no OCI runtime: {missing} is not installed", mend=f"apt-get install {package}")
 
 
-def in_view(work: Callable[[], T]) -> T:
+def in_view(work: Callable[[], T], at: Path | None = None) -> T:
     """The result of `work`, run where runtimes find control groups laid out as they know them.
 
-    Some refuse v1 hierarchies with a v2 tree beside them, so there that tree is hidden from them.
+    Some refuse v1 hierarchies with a v2 tree beside them, so there that tree is hidden from them. With `at`, a
+    directory, the null device that they find is not the host's: they give it away with a command's streams.
     """
     cgroups.join()
-    if (idle := cgroups.tree().idle) is None:
+    idle, own = cgroups.tree().idle, at is not None and ordinary_user() is None
+    if idle is None and not own:
         return work()
 
     def hidden() -> T:
-        hide(idle)
+        if idle is not None:
+            hide(idle)
+        if own and at is not None:
+            own_null(at)
         return work()
 
     return private(hidden)
@@ -105,12 +111,27 @@ def failure(runtime: Runtime, log: Path, command: str, *, executing: bool = Fals
     words = last_words(log.read_text(errors="replace") if log.exists() else "")
     if executing and not words:
         return CommandError(f"{command}: the kernel refuses to execute it", exit_code=126)
-    if executing or _OF_EXECUTION.search(words):
-        if _NOT_EXECUTABLE.search(words):
-            return CommandError(f"{command}: cannot be executed ({words})", exit_code=126)
-        if _NOT_THERE.search(words):
-            return CommandError(f"{command}: not found ({words})", exit_code=127)
+    if (executing or _OF_EXECUTION.search(words)) and (error := _of_command(words, command)):
+        return error
     return HybridError(f"{runtime.name} could not start the container: {words or 'it did not say why'}")
+
+
+def exec_failure(runtime: Runtime, log: str, command: str) -> HybridError | None:
+    """The same of a runtime's exec; None when it wrote no error: then the program is what failed."""
+    words = last_words(log)
+    if not words:
+        return None
+    if _GONE.search(words):
+        return InstanceError(f"{command}: the container has ended ({words})")
+    return _of_command(words, command) or HybridError(f"{runtime.name} could not execute {command}: {words}")
+
+
+def _of_command(words: str, command: str) -> CommandError | None:
+    if _NOT_EXECUTABLE.search(words):
+        return CommandError(f"{command}: cannot be executed ({words})", exit_code=126)
+    if _NOT_THERE.search(words):
+        return CommandError(f"{command}: not found ({words})", exit_code=127)
+    return None
 
 
 def last_words(log: str) -> str:
@@ -127,6 +148,6 @@ def last_words(log: str) -> str:
     return words
 
 
-def exec_spec(config: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+def exec_spec(config: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
     """The `process` of a container's config.json, with another command."""
-    return {**config["process"], "args": list(argv)}
+    return {**config["process"], "args": list(argv), "terminal": False}

@@ -67,13 +67,13 @@ def _entry(place: Path, each: Mount) -> dict[str, Any]:
     return {"destination": each.target, "type": "bind", "source": str(place), "options": options}
 
 
-def mount_in(root: Path, mounts: Sequence[Mount], *, read_only: bool) -> None:
+def mount_in(root: Path, mounts: Sequence[Mount], *, read_only: bool, userns: int | None = None) -> None:
     """Mount all below a root directory of this thread's namespace; links lead out of it nowhere."""
     with closing(open_directory(root)) as top:
         for each in mounts:
             with closing(point_in(top, each.target, directory=each.is_directory)) as point:
                 if each.source is not None:
-                    with closing(_clone(each, None)) as tree:
+                    with closing(_clone(each, userns)) as tree:
                         attach(tree, point)
                 else:
                     _mount_tmpfs(point, each)
