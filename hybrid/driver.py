@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -364,9 +363,6 @@ class Instance(Protocol):
 
         With `follow` it goes on, woken by events, until the command has ended. Works from any process.
         """
-
-    def logs(self) -> tuple[Path, Path]:
-        """The files that hold the standard output and error of a detached instance."""
 
     def destroy(self) -> None:
         """Kill what runs and remove all that the instance left on the host (mark GONE), its directory last.
