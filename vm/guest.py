@@ -14,7 +14,7 @@ from hybrid.store import Record
 from hybrid.volumes import from_record
 from vm import initramfs, kernel, shares
 from vm.accel import detect
-from vm.domain import FILE_PORTS, SOCKET_PORTS, Machine
+from vm.domain import FILE_PORTS, SOCKET_PORTS, SSH_PORTS, Machine
 
 
 def flavour(*, shared: bool = False, networked: bool = False) -> kernel.Flavour:
@@ -58,6 +58,11 @@ def load_process(directory: Path) -> Process:
     return Process(**values, healthcheck=None if check is None else Healthcheck(**check))
 
 
+def _doors(process: Process) -> list[tuple[str, str]]:
+    """Ways in for others, and the command's terminal."""
+    return [("ssh_ports", str(SSH_PORTS)), *([("tty", "1")] if process.tty else [])]
+
+
 def write_files(home: Home, record: Record, run: Path, network: Attachment, *, has_stdin: bool) -> Machine:
     """Lay out what one start needs, logs emptied, and describe the machine that uses it."""
     directory, engine = record.directory, record.engine
@@ -67,13 +72,14 @@ def write_files(home: Home, record: Record, run: Path, network: Attachment, *, h
     found = kernel.find_kernel(
         home, Path(given) if given else None, flavour(shared=is_shared, networked=bool(network.interfaces))
     )
-    initrd = directory / "initrd"
+    initrd, process = directory / "initrd", load_process(directory)
+    settings = [*_doors(process), *((key, value) for key, value in engine["settings"])]
     initrd.write_bytes(
         initramfs.base(initramfs.init_binary(home), [path.read_bytes() for path in found.modules])
         + initramfs.instance(
-            load_process(directory),
+            process,
             has_stdin=has_stdin,
-            settings=[*((key, value) for key, value in engine["settings"]), *initramfs.network_settings(network)],
+            settings=[*settings, *initramfs.network_settings(network)],
             etc={"hosts": network.hosts, "resolv.conf": network.resolv_conf} if network.interfaces else {},
         )
     )

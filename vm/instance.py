@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from hybrid import network
 from hybrid.cgroups import Cgroup, join
-from hybrid.driver import Evidence, Health, Kind, State, Status, Stdio, Usage
+from hybrid.driver import Evidence, Health, Inside, Kind, State, Status, Stdio, Usage
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.marks import Mark, Marks
@@ -33,6 +33,9 @@ from vm.streams import Feed, Follow, Wakeups
 KILLED = 128 + signal.SIGKILL
 SPEECH = 10.0
 """Seconds that the guest's init may take to hear one line."""
+
+ENTERING = 120.0
+"""Seconds within which a guest that is being started must execute its command."""
 
 
 class VmInstance:
@@ -316,6 +319,22 @@ class VmInstance:
         self._say("evidence")
         self._serve(lambda: self._events.evidence_complete or self._ended(), 30, Mark.STOP)
         return from_guest(self._events.evidence, pid)
+
+    # ---- inside --------------------------------------------------------------------------
+
+    @property
+    def inside(self) -> Inside:
+        from vm.access import VmInside
+
+        return VmInside(self._record.directory, self._run, self._check_enterable)
+
+    def _check_enterable(self) -> None:
+        """Return once the command is executed. InstanceError unless the instance runs."""
+        other = VmInstance(self._home, Record.load(self._record.directory))  # this one may be serving streams
+        state = other.status().state
+        if state is not State.RUNNING:
+            raise InstanceError(f"{self._record.name} is {state}", mend="it must be running")
+        other.wait_entrypoint(ENTERING)
 
     # ---- end -----------------------------------------------------------------------------
 

@@ -1,11 +1,25 @@
 /* Executing the command: its user, its directory, its streams. */
 #include "init.h"
 
-void become_user(void)
+void score_oom(const char *score)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        write_all(fd, score, strlen(score));
+        close(fd);
+    }
+}
+
+void limit_resources(void)
 {
     struct rlimit files = {1024, 1048576}; /* hybrid/defaults.py */
     setrlimit(RLIMIT_NOFILE, &files);
     set_limits();
+}
+
+void become_user(void)
+{
+    limit_resources();
     if (setgroups(config.groupc, config.groups) < 0 || setgid(config.gid) < 0 || setuid(config.uid) < 0)
         die("the user");
 }
@@ -36,9 +50,14 @@ void execute(int stdio[3], int failure)
         error = errno;
     for (int fd = 0; fd < 3; fd++)
         dup2(stdio[fd], fd);
+    if (config.tty)
+        ioctl(0, TIOCSCTTY, 0);
     if (!error && chdir(config.cwd) < 0)
         error = errno;
     if (!error) {
+        for (int fd = 0; fd < 3; fd++)
+            if (config.tty || fd == 1 || fd == 2)
+                fchown(fd, config.uid, -1); /* so that it may open /dev/stdout and the like */
         become_user();
         execve(config.executable, config.argv, config.env);
         error = errno;

@@ -61,6 +61,8 @@ void read_config(void)
         else if (KEY("probe_timeout")) config.probe_timeout = strtol(value, 0, 10);
         else if (KEY("stdin")) config.has_stdin = *value == '1';
         else if (KEY("standalone")) config.standalone = *value == '1';
+        else if (KEY("tty")) config.tty = *value == '1';
+        else if (KEY("ssh_ports")) config.ssh_ports = atoi(value);
         else if (KEY("stop_signal")) config.stop_signal = atoi(value);
         else if (KEY("stop_timeout")) config.stop_timeout = strtol(value, 0, 10);
         else if (KEY("interface") && config.interfacec < 16) config.interfaces[config.interfacec++] = value;

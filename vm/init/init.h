@@ -8,10 +8,12 @@
  *
  * Host and guest talk by
  *   ttyS1               events, one line each: "kernel", "init", "entrypoint", "ready", "exit 7", …
- *   hybrid.control      what the host wants: "signal 15", "eof 1024", "evidence", names (net.c); each is
- *                       answered by "+"
+ *   hybrid.control      what the host wants: "signal 15", "eof 1024", "evidence", "resize 24 80", "input",
+ *                       names (net.c); each is answered by "+", after what it asked for
  *   hybrid.stdin        the bytes of the command's standard input
  *   hybrid.stdout, hybrid.stderr   the bytes it writes
+ *   hybrid.index        when it wrote them: "STREAM BYTES-SO-FAR MS-SINCE-BOOT", a line each
+ *   hybrid.ssh.0 …      the way in for others: ssh.c
  *
  * /config is a sequence of NUL-terminated "key=value" strings; vm/initramfs.py writes it.
  *
@@ -67,7 +69,7 @@ struct config {
     gid_t gid;
     long probe_interval, probe_timeout, probe_start_interval, probe_start_period; /* ms */
     int probe_retries;
-    int has_stdin, standalone, stop_signal;
+    int has_stdin, standalone, stop_signal, tty, ssh_ports;
     long stop_timeout; /* ms */
     char *mounts[LIST_MAX], *rlimits[32];
     size_t mountc, rlimitc;
@@ -120,6 +122,8 @@ int obey_names(char *line);
 
 /* ---- command.c: executing it ------------------------------------------------------------ */
 
+void score_oom(const char *score);
+void limit_resources(void);
 void become_user(void);
 void make_directories(const char *path);
 _Noreturn void execute(int stdio[3], int failure);
@@ -177,12 +181,44 @@ struct stream {
     int from;
     struct sink to;
     char data[65536];
+    unsigned long long total;
 };
 
 extern struct input input;
 extern struct stream output[2];
 
+extern struct sink stream_index;
+
+struct stdio {
+    int fds[3];
+};
+
+void end_terminal(void);
+void open_streams(int news, int null, struct stdio *streams);
+void resize_terminal(const char *size);
 int pump_output(struct stream *stream);
 void pump_input(void);
+
+/* ---- main.c ----------------------------------------------------------------------------- */
+
+void watch(int epoll, int fd, uint32_t when);
+
+/* ---- ssh.c, session.c, account.c: the way in for programs beside the command ------------- */
+
+#define ACCOUNT_GROUPS 1024
+
+struct account {
+    uid_t uid;
+    gid_t gid;
+    gid_t groups[ACCOUNT_GROUPS];
+    size_t groupc;
+    char name[256], home[1024];
+};
+
+int start_doors(int news);
+int session(int argc, char **argv);
+pid_t command_pid(void);
+void enter(int command);
+const char *look_up(char *user, struct account *account);
 
 #endif

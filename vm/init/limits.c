@@ -112,10 +112,6 @@ void set_limits(void)
         }
     }
     if (config.oom_score_adj) {
-        int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-        if (fd >= 0) {
-            write(fd, config.oom_score_adj, strlen(config.oom_score_adj));
-            close(fd);
-        }
+        score_oom(config.oom_score_adj);
     }
 }

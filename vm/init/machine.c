@@ -163,7 +163,6 @@ void enter_root(void)
     if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
         die("entering the root");
     mkdir("/proc", 0755);
-    must_mount("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=620,gid=5,ptmxmode=666");
     must_mount("tmpfs", "/dev/shm", safe, shm);
     must_mount("mqueue", "/dev/mqueue", safe, NULL);
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2", safe, "nsdelegate");

@@ -2,6 +2,7 @@
 #include "init.h"
 
 static pid_t command = -1;
+static int doors = -1; /* where the command's pid is told to those who let others in */
 static long long stop_limit = NEVER; /* when a command that was asked to stop is killed; ms */
 static int buttons[2] = {-1, -1};
 
@@ -34,7 +35,7 @@ static void read_button(int button)
             stop_command();
 }
 
-static void obey(char *line)
+static void obey(int port, char *line)
 {
     if (!strncmp(line, "signal ", 7) && command > 0)
         kill(command, atoi(line + 7));
@@ -43,6 +44,10 @@ static void obey(char *line)
         pump_input();
     } else if (!strcmp(line, "evidence"))
         tell_evidence();
+    else if (!strncmp(line, "resize ", 7))
+        resize_terminal(line + 7);
+    else if (!strcmp(line, "input"))
+        dprintf(port, "%llu", input.total);
     else
         obey_names(line);
 }
@@ -56,7 +61,7 @@ static void read_control(int port)
         for (ssize_t i = 0; i < n; i++)
             if (data[i] == '\n') {
                 line[length] = 0;
-                obey(line);
+                obey(port, line);
                 length = 0;
                 write(port, "+", 1); /* who spoke may hang up now; QEMU drops what is unread then */
             } else if (length < sizeof line - 1)
@@ -74,7 +79,7 @@ static int reap(void)
     return code;
 }
 
-static void watch(int epoll, int fd, uint32_t when)
+void watch(int epoll, int fd, uint32_t when)
 {
     struct epoll_event event = {.events = when, .data.fd = fd};
     if (fd >= 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0)
@@ -108,6 +113,9 @@ static void exec_result(int failure)
         say("exec-failed %d", error);
     } else {
         say("entrypoint");
+        if (doors >= 0)
+            dprintf(doors, "%d", command);
+        close(doors);
         if (config.probec)
             begin_probes();
         else if (config.standalone)
@@ -119,7 +127,7 @@ static void exec_result(int failure)
 /* Serves the command until it has ended and its output has been passed on; returns its exit code. */
 static int serve(int epoll, int signals, int control, int failure, int null)
 {
-    int code = -1, open_outputs = 2;
+    int code = -1, open_outputs = config.tty ? 1 : 2;
     while (code < 0 || open_outputs > 0) {
         struct epoll_event ready[8];
         int count = epoll_wait(epoll, ready, 8, run_timers(null));
@@ -131,7 +139,10 @@ static int serve(int epoll, int signals, int control, int failure, int null)
                     if (info.ssi_signo == SIGINT) /* Ctrl-Alt-Del */
                         stop_command();
                 int ended = reap();
-                code = ended >= 0 ? ended : code;
+                if (ended >= 0) {
+                    code = ended;
+                    end_terminal();
+                }
             } else if (fd == memory_events())
                 tell_oom();
             else if (fd == control)
@@ -154,26 +165,30 @@ static int serve(int epoll, int signals, int control, int failure, int null)
     return code;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (getpid() != 1)
+        return session(argc, argv);
     must_mount("devtmpfs", "/dev", MS_NOSUID, NULL);
     read_config();
     events = config.standalone ? open_consoles() : open_events();
     say("kernel");
+    must_mount("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "mode=620,gid=5,ptmxmode=666");
     must_mount("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     int news = uevents();
     load_modules("/modules", 0);
     load_modules("/drivers", 1);
     if (config.partition)
         config.disk = find_partition(news, config.partition);
+    if (config.ssh_ports)
+        doors = start_doors(news);
     enter_root();
     network_up(news);
     sethostname(config.hostname, strlen(config.hostname));
     mount_volumes();
 
-    int in[2], failure[2], null = above_stdio(open("/dev/null", O_RDWR | O_CLOEXEC));
-    int ends[2][2];
-    int control = -1;
+    int failure[2], null = above_stdio(open("/dev/null", O_RDWR | O_CLOEXEC)), control = -1;
+    struct stdio streams;
     if (config.standalone) {
         output[0].to = output[1].to = events;
         open_buttons();
@@ -181,17 +196,10 @@ int main(void)
         control = open_port(news, "hybrid.control", O_RDWR | O_NONBLOCK);
         output[0].to = (struct sink){{open_port(news, "hybrid.stdout", O_WRONLY), -1}};
         output[1].to = (struct sink){{open_port(news, "hybrid.stderr", O_WRONLY), -1}};
+        stream_index = (struct sink){{open_port(news, "hybrid.index", O_WRONLY), -1}};
     }
     make_pipe(failure);
-    make_pipe(ends[0]);
-    make_pipe(ends[1]);
-    in[0] = null;
-    if (config.has_stdin) {
-        make_pipe(in);
-        input.from = open_port(news, "hybrid.stdin", O_RDONLY | O_NONBLOCK);
-        input.to = in[1];
-        fcntl(input.to, F_SETFL, O_NONBLOCK);
-    }
+    open_streams(news, null, &streams);
     close(news);
 
     sigset_t set;
@@ -213,15 +221,12 @@ int main(void)
         die("fork");
     if (command == 0) {
         signal(SIGPIPE, SIG_DFL);
-        execute((int[]){in[0], ends[0][1], ends[1][1]}, failure[1]);
+        execute(streams.fds, failure[1]);
     }
     close(failure[1]);
-    for (int o = 0; o < 2; o++) {
-        close(ends[o][1]);
-        output[o].from = ends[o][0];
-    }
-    if (config.has_stdin)
-        close(in[0]);
+    for (int fd = 0; fd < 3; fd++)
+        if (streams.fds[fd] != null && !config.tty)
+            close(streams.fds[fd]);
 
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     watch(epoll, signals, EPOLLIN);
