@@ -20,7 +20,7 @@ MACHINE = domain.Machine(
     disk=Path("/i/disk.qcow2"),
     console=Path("/i/console.log"),
     events=Path("/i/events"),
-    ports={name: Path("/i") / name for name in ("stdout", "stderr", "control", "stdin")},
+    ports={name: Path("/i") / name for name in (*domain.FILE_PORTS, *domain.SOCKET_PORTS)},
 )
 
 
