@@ -86,7 +86,13 @@ def test_a_directory_that_qemus_user_cannot_pass_is_named(tmp_path: Path) -> Non
 def test_under_a_daemon_qemu_writes_its_files_itself_and_nobody_changes_their_owner() -> None:
     tree = ET.fromstring(domain.xml(replace(MACHINE, daemon=DAEMON)))
     outputs = [each for each in tree.iterfind("devices/*[@type='pipe']/source")]
-    assert [each.get("path") for each in outputs] == ["/run/console.log", "/run/events", "/run/stdout", "/run/stderr"]
+    assert [each.get("path") for each in outputs] == [
+        "/run/console.log",
+        "/run/events",
+        "/run/stdout",
+        "/run/stderr",
+        "/run/index",
+    ]
     assert tree.find("devices/*[@type='file']/source[@append]") is None
     label = tree.find("seclabel[@model='dac']")
     assert label is not None and label.get("type") == "none"
