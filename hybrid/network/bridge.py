@@ -27,6 +27,7 @@ from hybrid.network.state import Place, State
 from hybrid.store import Record
 
 _SYSCTL = Path("/proc/sys/net")
+_LINKS = Path("/sys/class/net")
 _FORWARD = _SYSCTL / "ipv4/ip_forward"
 
 
@@ -231,6 +232,8 @@ def _join(handle: Netlink, place: Place, lease: Lease, end: Namespace | Guest) -
             tap.create(each.link, end.user)
             handle.change(each.link, alias=place.mark, bridge=each.bridge, up=True)
         _without_ipv6(each.link)
+        # One that connects to a port that leads to itself is answered through the link it came by.
+        (_LINKS / each.link / "brport/hairpin_mode").write_text("1")
     if isinstance(end, Namespace):
         inside(end.descriptor, lambda: _configure(lease))
 

@@ -178,6 +178,12 @@ def container(shared_home: Home, tiny_image: Image, tmp_path: Path) -> Iterator[
     yield from make_bench("container", shared_home, tiny_image, tmp_path)
 
 
+@pytest.fixture(scope="module", name="make_bench")
+def make_bench_fixture() -> Callable[..., Iterator[Bench]]:
+    """For benches that live longer than a test."""
+    return make_bench
+
+
 def make_bench(kind: str, home: Home, image: Image, directory: Path, connect: str | None = None) -> Iterator[Bench]:
     driver: Driver = FakeDriver(home) if kind == "fake" else drivers.driver(Kind(kind), home, connect)
     if problems := driver.problems():
