@@ -57,7 +57,7 @@ class Report:
 
 def examine(drivers: Iterable[Driver], home: Home) -> Report:
     """Ask every driver, and look at the machine. Changes nothing."""
-    return Report(_host(home), (*_space(home), *_user()), tuple(_finding(driver) for driver in drivers))
+    return Report(_host(home), (*_space(home), *_user(), *_networks()), tuple(_finding(driver) for driver in drivers))
 
 
 def _finding(driver: Driver) -> Finding:
@@ -108,6 +108,15 @@ def _user() -> Sequence[Problem]:
     from hybrid import rootless
 
     return rootless.lacks()
+
+
+def _networks() -> Sequence[Problem]:
+    """What keeps root's instances from networks of ours; kinds work without any."""
+    if ordinary_user() is not None:
+        return []
+    from hybrid.network import check
+
+    return list(check.problems())
 
 
 def _existing(path: Path) -> Path:

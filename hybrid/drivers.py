@@ -62,6 +62,8 @@ def disk_exporter(home: Home, spec: Spec, image: Image, process: Process, name: 
 
 def sweep(home: Home) -> None:
     """Remove what the engines of killed processes left beside their instances."""
+    from hybrid import network
     from vm import sweep
 
     sweep.sweep(home)
+    network.sweep(home)

@@ -28,7 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Inside an instance": ("exec", "shell", "attach", "cp", "top", "logs"),
     "What there is": ("ps", "inspect", "stats", "port", "events"),
-    "Images, specs and the machine": ("image", "volume", "spec", "doctor", "generate", "completion"),
+    "Images, specs and the machine": ("image", "volume", "network", "spec", "doctor", "generate", "completion"),
     "Measuring": ("compare",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

@@ -18,7 +18,7 @@ from typing import Any
 from hybrid import process
 from hybrid.errors import HostError, HybridError
 from hybrid.home import Home, ordinary_user
-from hybrid.network import ipam, names, nft, ports, rules, tap
+from hybrid.network import ipam, names, neighbours, nft, ports, rules, tap
 from hybrid.network.definitions import Definitions
 from hybrid.network.model import Attachment, Guest, Interface, Lease, Mode, Namespace, Network, Up
 from hybrid.network.netlink import Netlink, exists, has_carrier, inside, marked, netlink
@@ -212,6 +212,7 @@ def _raise(handle: Netlink, place: Place, state: State, lease: Lease) -> State:
         _FORWARD.write_text("1")
     if fresh or not nft.has("chain", family="inet", table=place.table, name="forward"):
         nft.run(rules.ruleset(place.table, state))
+        neighbours.admit(place)
     elif lease.ports:
         nft.run(rules.published(place.table, lease))
     return state
@@ -286,6 +287,7 @@ def _close(place: Place, left: State, lease: Lease, changed: bool) -> None:
     """The rules without the lease."""
     if not left.networks:
         nft.run(rules.removal(place.table))
+        neighbours.dismiss(place)
         return
     try:
         nft.run(rules.ruleset(place.table, left) if changed else rules.published(place.table, lease, "delete"))

@@ -30,7 +30,9 @@ class Definitions:
         self, name: str, *, subnet: str = "", gateway: str = "", internal: bool = False, labels: Mapping[str, str]
     ) -> Network:
         """Make a network; its subnet is one that nothing on this host uses if none is given."""
-        if not NETWORK_NAME.fullmatch(name) or name in RESERVED:
+        if name in RESERVED:
+            raise HybridError(f"{name!r} means a network that is always there", mend="take another name")
+        if not NETWORK_NAME.fullmatch(name):
             raise HybridError(f"{name!r} cannot be a network's name", mend="use letters, digits, '_', '.' and '-'")
         if gateway and not subnet:
             raise HybridError("a gateway needs the subnet that it is in", mend="give --subnet, too")
@@ -83,9 +85,14 @@ class Definitions:
             with suppress(FileNotFoundError, HybridError):
                 yield _load(path)
 
-    def remove(self, name: str) -> None:
-        """Remove a network that nobody is on. HybridError when somebody is."""
-        network = self.get(name)
+    def remove(self, name: str, *, force: bool = False) -> None:
+        """Remove a network that no instance names: else HybridError. With `force` it need not be there."""
+        try:
+            network = self.get(name)
+        except HybridError:
+            if force:
+                return
+            raise
         if network.name == DEFAULT:
             raise HybridError(f"the network {DEFAULT} is always there")
         with self._changing():
