@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from container.launched import Launched
 from container.records import saved_process
-from container.session import ContainerSession, FailedSession, Launched
+from container.session import ContainerSession, FailedSession
 from container.streams import null_of
 from hybrid import accounts, executable, tree
 from hybrid.driver import Execution, FileStatus, InsideProcess, Session, Stdio
@@ -141,6 +142,8 @@ class ContainerInside(LocalInside):
             "capabilities": privileges(program.uid, own["capabilities"]["bounding"]),
             "terminal": execution.terminal is not None,
         }
+        if (size := execution.terminal) is not None:
+            spec["consoleSize"] = {"height": size.rows, "width": size.columns}
         null = _with_directory(f"/proc/{pid}/root", null_of)
         with closing(null):
             launched = Launched(self._container.runtime, self._instance.record.id, directory, spec, stdio, null)
