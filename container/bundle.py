@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from container.mounts import IdMap
 from hybrid.defaults import SHM_SIZE, hosts
-from hybrid.network.model import Mode
+from hybrid.network.words import Mode
 
 if TYPE_CHECKING:
     from hybrid.image import Process

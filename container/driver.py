@@ -19,7 +19,7 @@ from hybrid.errors import HostError, HybridError
 from hybrid.home import ordinary_user
 from hybrid.marks import Mark
 from hybrid.network import plan
-from hybrid.network.model import Mode
+from hybrid.network.words import Mode
 from hybrid.store import InstanceStore, new_id
 from hybrid.volumes import prepared, to_record
 

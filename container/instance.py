@@ -23,7 +23,7 @@ from hybrid.errors import HybridError, NotReadyError
 from hybrid.home import ordinary_user
 from hybrid.marks import Mark, Marks
 from hybrid.mounts import closing
-from hybrid.network.model import Mode
+from hybrid.network.words import Mode
 from hybrid.store import Record
 from hybrid.volumes import from_record
 
@@ -111,9 +111,11 @@ class ContainerInstance(LocalInstance):
             network.names_of_host(self._record, owner)
         if network.mode(self._record) is not Mode.BRIDGE:
             return {}
+        from hybrid.network.model import Namespace
+
         joined = {"network": netns.create(userns)} | ({} if userns is None else {"user": userns})
         try:
-            network.attach(self._record, network.Namespace(joined["network"], owner))
+            network.attach(self._record, Namespace(joined["network"], owner))
         except BaseException:
             os.close(joined["network"])
             raise

@@ -33,7 +33,7 @@ from hybrid import specnetwork as net
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
 from hybrid.image import Healthcheck
-from hybrid.network.model import Port
+from hybrid.network.words import Port
 from hybrid.specerrors import explain
 from hybrid.specoptions import Option
 

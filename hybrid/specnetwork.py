@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hybrid.network.model import MOST_NETWORKS, NETWORK_NAME, Port
+from hybrid.network.words import MOST_NETWORKS, NETWORK_NAME, Port
 from hybrid.specforms import Bad, hostname, text
 
 MODES = ("bridge", "none", "host")

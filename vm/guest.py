@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hybrid.home import Home
 from hybrid.image import Healthcheck, Process
-from hybrid.network import Attachment
+from hybrid.network.model import Attachment
 from hybrid.process import need
 from hybrid.store import Record
 from hybrid.volumes import from_record

@@ -16,7 +16,7 @@ from hybrid.defaults import hosts
 from hybrid.errors import HostError, ToolError
 from hybrid.home import Home
 from hybrid.image import Process
-from hybrid.network import Attachment
+from hybrid.network.model import Attachment
 from hybrid.process import need, run
 from hybrid.store import locked
 

@@ -22,6 +22,7 @@ from hybrid.driver import Evidence, Health, Inside, Kind, State, Status, Stdio, 
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.marks import Mark, Marks
+from hybrid.network.model import Guest
 from hybrid.process import send_signal, start_time
 from hybrid.store import Record, discard, locked
 from hybrid.usage import cpu_seconds, disk_bytes, memory
@@ -90,7 +91,7 @@ class VmInstance:
 
         has_stdin = stdio is not None and stdio.stdin >= 0
         connection = connect(self._home, self._record.engine.get("uri"))
-        joined = network.attach(self._record, network.Guest(connection.qemu_uid(), self._run / "control"))
+        joined = network.attach(self._record, Guest(connection.qemu_uid(), self._run / "control"))
         self._told = joined.hosts
         machine = guest.write_files(self._home, self._record, self._run, joined, has_stdin=has_stdin)
         machine = connection.adapt(machine)

@@ -12,7 +12,7 @@ from hybrid.driver import State
 
 if TYPE_CHECKING:
     from hybrid.driver import Status
-    from hybrid.network import Attachment
+    from hybrid.network.model import Attachment
     from hybrid.store import Record
 
 SHORT = 12

@@ -9,7 +9,7 @@
     hybrid.network.definitions          networks that users have made
 
 A kind calls `attach` before the command is executed and `detach` when it has ended; both are idempotent
-and work from any process. A kind that uses no network loads none of this but `model`.
+and work from any process. A kind that uses no network loads none of this but `words`.
 """
 
 from __future__ import annotations
@@ -18,28 +18,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from hybrid.home import ordinary_user
-from hybrid.network.model import Attachment, Guest, Interface, Mode, Namespace, Published
+from hybrid.network.words import Mode
 
 if TYPE_CHECKING:
     from hybrid.home import Home
+    from hybrid.network.model import Attachment, Guest, Namespace
     from hybrid.store import Record
-
-__all__ = [
-    "Attachment",
-    "Guest",
-    "Interface",
-    "Mode",
-    "Namespace",
-    "Published",
-    "attach",
-    "detach",
-    "mode",
-    "names_of_host",
-    "of",
-    "refresh",
-    "renamed",
-    "sweep",
-]
 
 
 def mode(record: Record) -> Mode:
@@ -54,7 +38,7 @@ def attach(record: Record, end: Namespace | Guest) -> Attachment:
     HostError when a port or an address is taken, before anything is made. What it held before is given back.
     """
     if mode(record) is not Mode.BRIDGE:
-        return Attachment(mode(record))
+        return _unjoined(record)
     joined: Attachment = _backend().attach(record.engine["network"], record, end)
     return joined
 
@@ -74,6 +58,12 @@ def _backend() -> ModuleType:
     from hybrid.network import user
 
     return user
+
+
+def _unjoined(record: Record) -> Attachment:
+    from hybrid.network.model import Attachment
+
+    return Attachment(mode(record))
 
 
 def _holds(record: Record) -> bool:
@@ -120,7 +110,7 @@ def of(record: Record) -> Attachment:
     Without interfaces when it does not run, or has no network of its own (`mode` tells). Cheap: reads one file.
     """
     if mode(record) is not Mode.BRIDGE:
-        return Attachment(mode(record))
+        return _unjoined(record)
     from hybrid.network import state
 
     return state.attachment(record.engine["network"], record.id)

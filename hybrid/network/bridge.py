@@ -20,10 +20,11 @@ from hybrid.errors import HostError, HybridError
 from hybrid.home import Home, ordinary_user
 from hybrid.network import ipam, names, neighbours, nft, ports, rules, tap
 from hybrid.network.definitions import Definitions
-from hybrid.network.model import Attachment, Guest, Interface, Lease, Mode, Namespace, Network, Up
+from hybrid.network.model import Attachment, Guest, Interface, Lease, Namespace, Network, Up
 from hybrid.network.netlink import Netlink, exists, has_carrier, inside, marked, netlink
 from hybrid.network.plan import ports_of
 from hybrid.network.state import Place, State
+from hybrid.network.words import Mode
 from hybrid.store import Record
 
 _SYSCTL = Path("/proc/sys/net")

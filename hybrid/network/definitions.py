@@ -11,8 +11,9 @@ from pathlib import Path
 
 from hybrid.errors import HybridError
 from hybrid.home import Home
-from hybrid.network.model import DEFAULT, NETWORK_NAME, Network
+from hybrid.network.model import Network
 from hybrid.network.state import Place
+from hybrid.network.words import DEFAULT, NETWORK_NAME
 from hybrid.store import InstanceStore, locked, new_id, now, write_atomically
 
 RESERVED = (DEFAULT, "default", "bridge", "host", "none")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
-from hybrid.network.model import DEFAULT, Mode, Port
+from hybrid.network.words import DEFAULT, Mode, Port
 
 if TYPE_CHECKING:
     from hybrid.home import Home

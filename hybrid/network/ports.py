@@ -14,8 +14,9 @@ from contextlib import ExitStack
 
 from hybrid.errors import HostError
 from hybrid.home import ordinary_user
-from hybrid.network.model import Lease, Port, Published
+from hybrid.network.model import Lease, Published
 from hybrid.network.namespace import outside
+from hybrid.network.words import Port
 
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 _TRIES = 100

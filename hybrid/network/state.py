@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hybrid.network.model import Attachment, Interface, Lease, Mode, Published, Up
+from hybrid.network.model import Attachment, Interface, Lease, Published, Up
+from hybrid.network.words import Mode
 from hybrid.store import locked, write_atomically
 
 

@@ -22,7 +22,9 @@ from hybrid.driver import State
 from hybrid.errors import HostError, SpecError
 from hybrid.network import netlink
 from hybrid.network.definitions import Definitions
+from hybrid.network.model import Attachment
 from hybrid.network.state import Place
+from hybrid.network.words import Mode
 
 if TYPE_CHECKING:
     from hybrid.driver import Instance
@@ -70,7 +72,7 @@ class Served:
         return self.instance.record.name
 
     @property
-    def joined(self) -> network.Attachment:
+    def joined(self) -> Attachment:
         return network.of(self.instance.record)
 
     @property
@@ -168,7 +170,7 @@ def test_each_has_an_address_of_its_own(one: Served, other: Served) -> None:
     assert f"default via {interface.gateway}" in shown
     assert interface.mac in shown
     assert one.address != other.address
-    assert interface.network == "hybrid" and one.joined.mode is network.Mode.BRIDGE
+    assert interface.network == "hybrid" and one.joined.mode is Mode.BRIDGE
 
 
 def test_names_lead_to_the_other(one: Served, other: Served) -> None:
@@ -305,7 +307,7 @@ def test_what_a_killed_container_held_is_swept(boxes: Bench) -> None:
     with contextlib.suppress(HostError):
         boxes.again(killed.instance).wait(TIMEOUT)
     network.sweep(boxes.home)
-    assert killed.joined == network.Attachment(network.Mode.BRIDGE)
+    assert killed.joined == Attachment(Mode.BRIDGE)
 
 
 def test_a_start_that_fails_holds_nothing(boxes: Bench) -> None:
@@ -313,11 +315,15 @@ def test_a_start_that_fails_holds_nothing(boxes: Bench) -> None:
     shutil.move(broken.record.directory / "config.json", broken.record.directory / "gone.json")
     with pytest.raises(Exception, match=r"config\.json"):
         broken.start(None)
-    assert network.of(broken.record) == network.Attachment(network.Mode.BRIDGE)
+    assert network.of(broken.record) == Attachment(Mode.BRIDGE)
 
 
 def test_dns_and_extra_hosts(boxes: Bench) -> None:
-    spec = {"dns": ["192.0.2.53"], "extra_hosts": ["db=192.0.2.9", "up=host-gateway"], "network_mode": "bridge"}
+    spec: dict[str, Any] = {
+        "dns": ["192.0.2.53"],
+        "extra_hosts": ["db=192.0.2.9", "up=host-gateway"],
+        "network_mode": "bridge",
+    }
     result = boxes.run("sh", "-c", "cat /etc/resolv.conf /etc/hosts; ip route", **spec)
     said = result.out.decode()
     assert "nameserver 192.0.2.53\n" in said and said.count("nameserver") == 1

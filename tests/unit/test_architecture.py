@@ -104,7 +104,7 @@ def test_a_command_line_loads_nothing_heavy(words: list[str], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("container.driver", ("vm", "libvirt", "paramiko", "scipy", "matplotlib", "rich")),
+        ("container.driver", ("vm", "libvirt", "paramiko", "scipy", "matplotlib", "rich", "hybrid.network.model")),
         ("container.host", ("vm", "libvirt", "paramiko", "scipy", "matplotlib", "rich")),
         ("vm.driver", ("container", "paramiko", "scipy", "matplotlib", "rich")),
     ],

@@ -19,8 +19,9 @@ from hybrid.errors import HostError, HybridError, SpecError
 from hybrid.home import Home
 from hybrid.network import ipam, names, neighbours, nft, plan, ports, rules
 from hybrid.network.definitions import Definitions
-from hybrid.network.model import Interface, Lease, Mode, Port, Published, Up
+from hybrid.network.model import Attachment, Interface, Lease, Published, Up
 from hybrid.network.state import Place, State
+from hybrid.network.words import Mode, Port
 from hybrid.spec import Spec
 from hybrid.store import Record
 
@@ -305,8 +306,8 @@ def test_an_internal_network_publishes_nothing(tmp_path: Path) -> None:
 def test_without_a_network_nothing_is_joined(tmp_path: Path) -> None:
     engine: dict[str, Any] = {"network": {"mode": "none", "hostname": "box"}}
     record = Record("a", "0" * 16, Kind.CONTAINER, "", "", (), 0.0, tmp_path, engine=engine)
-    assert network.of(record) == network.Attachment(Mode.NONE)
-    assert network.of(replace(record, engine={})) == network.Attachment(Mode.NONE)
+    assert network.of(record) == Attachment(Mode.NONE)
+    assert network.of(replace(record, engine={})) == Attachment(Mode.NONE)
     network.detach(record)
     network.renamed(record)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from hybrid import imagespec, spec, units
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
 from hybrid.image import Healthcheck
-from hybrid.network.model import Port
+from hybrid.network.words import Port
 from hybrid.spec import DebianSource, HealthcheckSpec, NetworkOptions, Spec, for_image
 from hybrid.specoptions import Option
 
