@@ -212,8 +212,15 @@ def _need_user() -> None:
 
 
 def _need_overlay() -> None:
-    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
+    filesystems = Path("/proc/filesystems")
+    if "\toverlay\n" in filesystems.read_text():
+        return
+    if ordinary_user() is None:
         process.run([process.need("modprobe", "kmod"), "overlay"])
+        return
+    mounts.private(mounts.load_overlay)
+    if "\toverlay\n" not in filesystems.read_text():
+        raise HostError("the kernel has no overlayfs", mend="as root: modprobe overlay")
 
 
 def _need_user_namespace() -> None:

@@ -107,6 +107,12 @@ def mount_root(layers: Layers, userns: int | None) -> None:
             ) from None
 
 
+def load_overlay() -> None:
+    """Have the kernel load overlayfs, which it does when anybody mounts one: here without layers, which fails."""
+    with suppress(OSError):
+        mount("overlay", "/", "overlay", 0)
+
+
 def _own_attributes() -> tuple[str, ...]:
     """The kernel keeps what overlayfs notes in `trusted` attributes from ordinary users."""
     return ("userxattr",) if ordinary_user() is not None else ()

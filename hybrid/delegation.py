@@ -20,7 +20,7 @@ _LEAF, _COMMANDS = "holder", "commands"
 _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 _SETTLE = f"""\
 group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/{_LEAF}
-mkdir "$group" && echo $$ >"$group/cgroup.procs"
+mkdir "$group" "${{group%/*}}/{_COMMANDS}" && echo $$ >"$group/cgroup.procs"
 echo >&3
 exec 3>&- sleep infinity
 """

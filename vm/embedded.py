@@ -73,7 +73,7 @@ class Embedded:
         else:
             from vm import unprivileged
 
-            unprivileged.own_run(self.root)
+            unprivileged.own_run()
             settings = unprivileged.qemu_conf()
         (self.root / "etc/qemu.conf").write_text(settings)
         shared = home.cache / "libvirt"

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import tempfile
 from pathlib import Path
 
 from hybrid.mounts import CLONE_NEWNS, MS_MOVE, MS_REC, MS_SLAVE, attach, check, clone, closing, mount
 
-_RUN = Path("/run")
+_RUN, _STAGE = Path("/run"), Path("/tmp")
 _STATE = "libvirt"
 AS_WE_ARE = "+4294967295"
 """The id -1: setresuid(2) and chown(2) change nothing, and libvirt does not touch the groups."""
@@ -29,6 +28,7 @@ def qemu_conf() -> str:
         'security_driver = "none"',
         "cgroup_controllers = [ ]",
         "namespaces = [ ]",
+        "hugetlbfs_mount = [ ]",
         f'user = "{AS_WE_ARE}"',
         f'group = "{AS_WE_ARE}"',
         "dynamic_ownership = 0",
@@ -37,23 +37,21 @@ def qemu_conf() -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def own_run(scratch: Path) -> None:
+def own_run() -> None:
     """Give this thread, and threads and programs that it starts, a /run with an empty /run/libvirt of its own.
 
-    All else in /run stays what it is. `scratch` is a directory in which a new one is put together.
+    All else in /run stays what it is. The new one is put together over /tmp, which is as before when it is moved.
     """
     check(_libc.unshare(CLONE_NEWNS), "unshare(CLONE_NEWNS)")
     mount("none", "/", None, MS_REC | MS_SLAVE)
     if (_RUN / _STATE).is_dir():
         mount("none", _RUN / _STATE, "tmpfs", 0, "mode=755")
         return
-    with tempfile.TemporaryDirectory(dir=scratch) as name:
-        stage = Path(name)
-        mount("none", stage, "tmpfs", 0, "mode=755")
-        for entry in os.scandir(_RUN):
-            _show(entry, stage / entry.name)
-        (stage / _STATE).mkdir()
-        mount(stage, _RUN, None, MS_MOVE)
+    mount("none", _STAGE, "tmpfs", 0, "mode=755")
+    for entry in os.scandir(_RUN):
+        _show(entry, _STAGE / entry.name)
+    (_STAGE / _STATE).mkdir()
+    mount(_STAGE, _RUN, None, MS_MOVE)
 
 
 def _show(entry: os.DirEntry[str], target: Path) -> None:
