@@ -90,6 +90,7 @@ class VmInstance:
         from vm.connection import connect
 
         has_stdin = stdio is not None and stdio.stdin >= 0
+        join()
         connection = connect(self._home, self._record.engine.get("uri"))
         joined = network.attach(self._record, Guest(connection.qemu_uid(), self._run / "control"))
         self._told = joined.hosts
@@ -116,7 +117,6 @@ class VmInstance:
 
     def _enter_cgroup(self, pid: int) -> None:
         cgroup = Cgroup(self._record.id)
-        join()
         cgroup.create()
         cgroup.add(pid)
         cpus = self._record.engine.get("cpus")
