@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from hybrid import usage
 from hybrid.cgroups import Cgroup
 from hybrid.driver import Stats
 
@@ -52,6 +53,8 @@ def traffic(pid: int) -> tuple[int, int]:
 
 def _memory(group: Cgroup) -> tuple[int, int | None]:
     """Bytes that count against the limit, less the file cache that is dropped first; the limit."""
+    if not group.tree.usable:  # then nothing is limited, and what the processes hold is to be had from themselves
+        return usage.memory(group.pids())[0], None
     if group.tree.unified:
         used, limit, inactive = "memory.current", "memory.max", "inactive_file"
     else:
@@ -65,6 +68,8 @@ def _memory(group: Cgroup) -> tuple[int, int | None]:
 def _block_bytes(group: Cgroup) -> tuple[int, int]:
     """Read and written, over all devices."""
     read = written = 0
+    if not group.tree.usable:
+        return usage.block_bytes(group.pids())
     if group.tree.unified:
         for line in _text(group, "io", "io.stat").splitlines():
             values = dict(word.split("=", 1) for word in line.split()[1:] if "=" in word)

@@ -72,6 +72,13 @@ def _set_unified(directory: Path, frozen: bool) -> bool:
 def _set_v1(group: Cgroup, frozen: bool) -> bool:
     """v1 tells nobody when it is done: hence the retries, each of which reads the state and so moves it on."""
     path, wanted = _state(group), "FROZEN" if frozen else "THAWED"
+    if path is None and not frozen:
+        return True
+    if path is None and not group.tree.usable:
+        from hybrid import delegation
+
+        missing = delegation.missing("no instance can be paused")
+        raise HostError(missing.what, mend=missing.mend)
     if path is None:
         raise HostError("the host has no freezer for control groups", mend="mount the v1 hierarchy `freezer`")
     path.write_text(wanted)

@@ -214,6 +214,29 @@ def _read(port: int) -> bytes:
         time.sleep(0.2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_exec_and_copies_land_inside(user: User, image: Path, kind: str) -> None:
+    user("run", "-d", "--as", kind, "--name", "box", image)
+    assert user("exec", "-i", "-u", "www-data", "box", "sh", "-c", "id -u; cat", input=b"in") == "33\nin"
+    assert user.cli("exec", "box", "sh", "-c", "exit 9").returncode == 9
+    if kind != "vm":
+        user("cp", image, "box:/srv/copy")
+        assert user("exec", "box", "cat", "/srv/copy") == image.read_text()
+        assert "KiB" in (said := user("stats", "--no-stream", "--format", "{{.MemUsage}}", "box")) or "MiB" in said
+    user("rm", "-f", "box")
+
+
+def test_prune_ends_what_a_killed_command_left(user: User, image: Path) -> None:
+    """Killed are the command that waits for it and all of its own; the container's command lives on."""
+    script = ("sh", "-c", "echo up; sleep 1000")
+    with user.cli.start("run", "--as", "container", "--name", "lost", image, "--", *script) as running:
+        assert running.stdout.readline() == b"up\n"
+        running.kill()
+    assert user.cli.ps()["lost"]["state"] == "running"
+    user("rm", "-f", "lost")
+    user("prune")
+
+
 @pytest.mark.skipif(Path("/sys/fs/cgroup/cgroup.controllers").exists(), reason="this host has cgroup v2")
 @pytest.mark.parametrize("limit", ("cpus: 0.5", "mem_limit: 64m", "pids_limit: 9"))
 def test_a_limit_that_cannot_be_kept_is_refused(user: User, image: Path, limit: str) -> None:
