@@ -13,7 +13,7 @@ from typing import ClassVar
 from hybrid import cgroups, delegation, limits
 from hybrid.driver import Instance, Kind, Problem, Request
 from hybrid.errors import HostError
-from hybrid.home import Home
+from hybrid.home import Home, ordinary_user
 from hybrid.image import Image
 from hybrid.marks import Mark
 from hybrid.network import plan
@@ -85,7 +85,7 @@ class VmDriver:
             "accelerator": detect().name,
             "machine": "q35",
             "kernel": kernel.find_kernel(self._home, None).release if kernel.cached(self._home) else "not fetched yet",
-            "qemu user": _user_name(connection.qemu_uid()),
+            "qemu user": _user_name(connection.qemu_uid() or ordinary_user() or 0),
         }
 
     def _daemon_problem(self, uri: str) -> Problem | None:

@@ -98,11 +98,17 @@ class Embedded:
                 if ordinary_user() is None:
                     self.libvirt.createXML(xml)
                 else:
-                    within(lambda: self.libvirt.createXML(xml))
+                    within(lambda: self._start_unprivileged(xml))
         except BaseException:
             del self._running[name]
             raise
         return int((self.root / f"run/qemu/{name}.pid").read_text())
+
+    def _start_unprivileged(self, xml: str) -> None:
+        from vm import unprivileged
+
+        unprivileged.keep_no_capabilities()
+        self.libvirt.createXML(xml)
 
     def forget(self, name: str, timeout: float = 5) -> None:
         if (stopped := self._running.get(name)) is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hybrid.mounts import CLONE_NEWNS, MS_MOVE, MS_REC, MS_SLAVE, attach, check, clone, closing, mount
 
+_PR_SET_SECUREBITS, _NOROOT_LOCKED = 28, 0b11
 _RUN, _STAGE = Path("/run"), Path("/tmp")
 _STATE = "libvirt"
 AS_WE_ARE = "+4294967295"
@@ -52,6 +53,11 @@ def own_run() -> None:
         _show(entry, _STAGE / entry.name)
     (_STAGE / _STATE).mkdir()
     mount(_STAGE, _RUN, None, MS_MOVE)
+
+
+def keep_no_capabilities() -> None:
+    """Let programs that this thread starts from now on have no capability, though they are root of the namespace."""
+    check(_libc.prctl(_PR_SET_SECUREBITS, _NOROOT_LOCKED, 0, 0, 0), "prctl(PR_SET_SECUREBITS)")
 
 
 def _show(entry: os.DirEntry[str], target: Path) -> None:

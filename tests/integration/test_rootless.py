@@ -226,6 +226,17 @@ def test_exec_and_copies_land_inside(user: User, image: Path, kind: str) -> None
     user("rm", "-f", "box")
 
 
+def test_qemu_is_the_user_without_any_capability(user: User, image: Path) -> None:
+    user("run", "-d", "--as", "vm", "--network", "none", "--name", "box", image)
+    found = subprocess.run(["pgrep", "-U", str(UID), "qemu-system"], capture_output=True, text=True, check=True)
+    said = Path(f"/proc/{int(found.stdout)}/status").read_text()
+    lines = {name: rest.split() for name, _, rest in (line.partition(":") for line in said.splitlines())}
+    assert set(lines["Uid"]) == {str(UID)}
+    assert int(lines["CapEff"][0], 16) == int(lines["CapPrm"][0], 16) == 0
+    assert (lines["NoNewPrivs"], lines["Seccomp"]) == (["1"], ["2"])
+    user("rm", "-f", "box")
+
+
 def test_prune_ends_what_a_killed_command_left(user: User, image: Path) -> None:
     """Killed are the command that waits for it and all of its own; the container's command lives on."""
     script = ("sh", "-c", "echo up; sleep 1000")
