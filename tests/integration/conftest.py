@@ -96,7 +96,9 @@ def traces(home: Path) -> Traces:
         dict(_processes(home)),
         frozenset(_empty_cgroups(_note(home))),
         frozenset(_idle_sockets(home, _note(home))),
-        frozenset(path.name for path in instances.iterdir() if path.is_dir()) if instances.exists() else frozenset(),
+        frozenset(path.name for path in instances.iterdir() if path.is_dir() and path.name != ".names")
+        if instances.exists()
+        else frozenset(),
     )
 
 
