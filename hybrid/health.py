@@ -61,11 +61,17 @@ def timing(check: Healthcheck) -> monitor.Timing:
 class Follower:
     """A thread of this process that follows a healthcheck until the command has ended, or `close`.
 
-    `within` does its work where probes can be executed.
+    `within` does its work where probes can be executed; `bury` waits for what a runtime that died has left to us.
     """
 
-    def __init__(self, job: monitor.Job, check: Healthcheck, within: Callable[[Callable[[], None]], None]) -> None:
-        self._job, self._timing = job, timing(check)
+    def __init__(
+        self,
+        job: monitor.Job,
+        check: Healthcheck,
+        within: Callable[[Callable[[], None]], None],
+        bury: Callable[[], None],
+    ) -> None:
+        self._job, self._timing, self._bury = job, timing(check), bury
         self._over = select.epoll()
         """Can be read once the command has ended, or this is to be closed."""
         self._command, self._closing = os.pidfd_open(job.pid), os.eventfd(0)
@@ -80,7 +86,7 @@ class Follower:
         def work() -> None:
             monitor.follow(
                 monitor.Checks(self._timing, job.began),
-                lambda: monitor.execute(job.argv, job.env, self._timing.timeout, over, monitor.tree),
+                lambda: self._probe(over),
                 lambda checks: monitor.write(job.directory, checks),
                 over,
                 lambda: monitor.is_frozen(job.freezer),
@@ -88,6 +94,13 @@ class Follower:
 
         with suppress(OSError, HybridError):  # the instance may be taken down around it
             within(work)
+
+    def _probe(self, over: int) -> monitor.Result:
+        job = self._job
+        try:
+            return monitor.execute(job.argv, job.env, self._timing.timeout, over, lambda pid: os.waitpid(pid, 0)[1])
+        finally:
+            self._bury()
 
     def close(self) -> None:
         """End it, its probe too. Idempotent."""

@@ -8,6 +8,7 @@ sees no other module. It lives beside the instance and ends with it.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -24,6 +25,9 @@ RESULTS = 5
 OUTPUT the bytes of what each probe wrote, as in Docker."""
 OUTPUT = 4096
 FILE = "health.json"
+_PR_SET_CHILD_SUBREAPER = 36
+_GRACE = 5.0
+"""Seconds that a runtime may take to end once what it has started in the instance was killed."""
 _PATIENCE = 10.0
 """Seconds after which a probe that was killed hangs in the kernel."""
 _PAUSE = 0.5
@@ -131,35 +135,35 @@ def follow(
         wait = checks.pause()
 
 
-def execute(
-    argv: list[str], env: dict[str, str], timeout: float, ended: int, victims: Callable[[int], list[int]]
-) -> Result:
+def execute(argv: list[str], env: dict[str, str], timeout: float, ended: int, reap: Callable[[int], int]) -> Result:
     """Execute a probe's program and wait for its end.
 
-    After `timeout` seconds, or when `ended` can be read, it is killed with all that `victims` finds for its pid.
+    After `timeout` seconds, or when `ended` can be read, it is killed with all that it has started. `reap` waits
+    for the ended program and gives its wait status.
     """
     start = time.monotonic_ns()
     reads, writes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, writes, 1), (os.POSIX_SPAWN_DUP2, writes, 2)]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))  # nobody reaps it before it has a handle
     try:
-        actions = [(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, writes, 1), (os.POSIX_SPAWN_DUP2, writes, 2)]
         pid = os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsid=True, setsigmask=())
+        handle = os.pidfd_open(pid)
     except OSError as error:
         os.close(reads)
         return Result(start, time.monotonic_ns(), 126, f"{argv[0]}: {error.strerror}")
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(null)
         os.close(writes)
-    handle = os.pidfd_open(pid)
     try:
         kept = _collect(reads, handle, ended, start / 1e9 + timeout)
         code = None
         if readable(handle, 0):
-            status = os.waitpid(pid, 0)[1]
-            code = os.waitstatus_to_exitcode(status)
+            code = os.waitstatus_to_exitcode(reap(pid))
             code = code if code >= 0 else 128 - code
         else:
-            _kill(pid, handle, victims)
+            _kill(pid, handle, reap)
         kept += _drain(reads, OUTPUT - len(kept))
         return Result(start, time.monotonic_ns(), code, kept[:OUTPUT].decode(errors="replace"))
     finally:
@@ -196,16 +200,40 @@ def _drain(reads: int, most: int) -> bytes:
     return kept
 
 
-def _kill(pid: int, handle: int, victims: Callable[[int], list[int]]) -> None:
+def _kill(pid: int, handle: int, reap: Callable[[int], int]) -> None:
     """Kill all that a probe has started, the last first; then itself, if that has not ended it."""
-    for each in victims(pid):
+    for each in tree(pid):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(each, signal.SIGKILL)
-    if not readable(handle, 1.0):
+    if not readable(handle, _GRACE):
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
     if readable(handle, _PATIENCE):
-        os.waitpid(pid, 0)
+        reap(pid)
+
+
+class Reaper:
+    """Waits for every child of this process the moment it ends, those that it adopts too.
+
+    A runtime that dies leaves what it has started in the instance; and the instance's pid namespace, so the
+    instance itself, ends only when all in it are waited for.
+    """
+
+    def __init__(self) -> None:
+        self._ended: dict[int, int] = {}
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: self._reap())
+
+    def _reap(self) -> None:
+        with suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
+                self._ended[found[0]] = found[1]
+
+    def status(self, pid: int) -> int:
+        """The wait status of a child that has ended; the others' are forgotten."""
+        self._reap()
+        status, self._ended = self._ended[pid], {}
+        return status
 
 
 def tree(pid: int) -> list[int]:
@@ -288,10 +316,10 @@ def main() -> None:
     except OSError:
         return
     timing = Timing(**{**job.timing, "retries": int(job.timing["retries"])})  # type: ignore[arg-type]
-    checks = Checks(timing, job.began)
+    checks, reaper = Checks(timing, job.began), Reaper()
     follow(
         checks,
-        lambda: execute(job.argv, job.env, timing.timeout, ended, tree),
+        lambda: execute(job.argv, job.env, timing.timeout, ended, reaper.status),
         lambda now: write(job.directory, now),
         ended,
         lambda: is_frozen(job.freezer),

@@ -76,15 +76,19 @@ def never() -> int:
     return os.eventfd(0)
 
 
+def reap(pid: int) -> int:
+    return os.waitpid(pid, 0)[1]
+
+
 def execute(script: str, timeout: float, ended: int) -> Result:
-    return monitor.execute(["sh", "-c", script], dict(os.environ), timeout, ended, monitor.tree)
+    return monitor.execute(["sh", "-c", script], dict(os.environ), timeout, ended, reap)
 
 
 def test_a_probe_yields_code_and_output(never: int) -> None:
     result = execute("echo out; echo err >&2; exit 3", 60, never)
     assert (result.exit_code, result.output) == (3, "out\nerr\n")
     assert execute("kill -9 $$", 60, never).exit_code == 137
-    assert monitor.execute(["/does/not/exist"], {}, 60, never, monitor.tree).exit_code == 126
+    assert monitor.execute(["/does/not/exist"], {}, 60, never, reap).exit_code == 126
     assert result.end > result.start
 
 
