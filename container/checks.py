@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from container.leftovers import strays
 from container.records import saved_process
 from container.runtime import in_view
-from hybrid import cgroups, health, monitor, process, usage
+from container.session import bury
+from hybrid import cgroups, health, monitor, process
 from hybrid.marks import Mark
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Checks:
         view = partial(in_view, at=record.directory / "rootfs")
         if attached:
             with suppress(ProcessLookupError):  # it has ended already
-                self._follower = health.Follower(job, check, view, _bury)
+                self._follower = health.Follower(job, check, view, bury)
             return _known(os.getpid(), monitor=False)
         child = view(lambda: health.launch(job, record.id))
         process.disown(child)
@@ -99,21 +99,6 @@ class Checks:
             with suppress(OSError):
                 if program in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
                     yield pid
-
-
-def _bury() -> None:
-    """Kill and reap children of ours that live in a pid namespace without being its first process.
-
-    They are what an exec leaves to its adopter when its runtime ends before it. A namespace ends only
-    when all in it are reaped, so one of these would keep its container from ever ending.
-    """
-    for pid in usage.children():
-        with suppress(OSError, StopIteration):
-            status = Path(f"/proc/{pid}/status").read_text()
-            inner = next(line.split()[2:] for line in status.splitlines() if line.startswith("NSpid:"))
-            if inner and inner[-1] != "1":
-                os.kill(pid, signal.SIGKILL)  # cannot be another's: a child's pid is not used again before it is reaped
-                os.waitpid(pid, 0)
 
 
 def _known(pid: int, *, monitor: bool) -> dict[str, Any]:
