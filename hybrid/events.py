@@ -25,8 +25,9 @@ from hybrid.errors import HybridError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
-    from hybrid.driver import Instance
+    from hybrid.driver import Health, Instance
     from hybrid.home import Home
     from hybrid.store import Record
 
@@ -143,20 +144,17 @@ class Journal:
         """
         with _Watch(self.path) as watch:
             seen = {_key(event) for event in self}
-            watched: dict[int, Instance] = {}
-            try:
-                while True:
-                    _watch_ends(watched, instances())
-                    yield from _once(self, seen)
-                    left = None if until is None else until - time.time()
-                    if left is not None and left <= 0:
-                        return
-                    for descriptor in watch.wait(list(watched), left):
-                        os.close(descriptor)
-                        self.note_end(watched.pop(descriptor))
-            finally:
-                for descriptor in watched:
-                    os.close(descriptor)
+            while True:
+                watch.watch(instances())
+                yield from _once(self, seen)
+                left = None if until is None else until - time.time()
+                if left is not None and left <= 0:
+                    return
+                ended, changed = watch.wait(left)
+                for instance in ended:
+                    self.note_end(instance)
+                for instance, health in changed:
+                    self.note(f"health_status: {health}", instance.record)
 
 
 def _parse(line: bytes) -> Event | None:
@@ -179,43 +177,84 @@ def _once(events: Iterable[Event], seen: set[tuple[object, ...]] | None = None) 
             yield event
 
 
-def _watch_ends(watched: dict[int, Instance], instances: Iterable[Instance]) -> None:
-    """Open a descriptor of the process of every running instance that is not watched yet."""
-    known = {(instance.record.id) for instance in watched.values()}
-    for instance in instances:
-        if instance.record.id in known:
-            continue
-        status = instance.status()
-        if status.state in (State.RUNNING, State.PAUSED) and status.pid is not None:
-            with suppress(ProcessLookupError):
-                watched[os.pidfd_open(status.pid)] = instance
+@dataclass
+class _Watched:
+    """A running instance that somebody follows."""
+
+    instance: Instance
+    process: int
+    """Readable when the command, or its engine's process, has ended."""
+    directory: int
+    """inotify's number of the watch on its directory, where its health is written."""
+    health: str
 
 
 class _Watch:
-    """Wakes when the journal changes or a process ends."""
+    """Wakes when the journal changes, a process ends, or an instance's health changes."""
 
-    def __init__(self, path: os.PathLike[str]) -> None:
+    def __init__(self, path: Path) -> None:
         import inotify_simple
 
-        directory = os.path.dirname(path)  # noqa: PTH120
-        os.makedirs(directory, exist_ok=True)  # noqa: PTH103
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._inotify = inotify_simple.INotify()
-        flags = inotify_simple.flags
-        self._inotify.add_watch(directory, flags.MODIFY | flags.CREATE | flags.MOVED_TO)
+        self._flags = inotify_simple.flags
+        self._inotify.add_watch(path.parent, self._flags.MODIFY | self._flags.CREATE | self._flags.MOVED_TO)
+        self._watched: dict[str, _Watched] = {}
+        """By the instance's id."""
 
     def __enter__(self) -> _Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._inotify.close()
+        for watched in self._watched.values():
+            os.close(watched.process)
 
-    def wait(self, processes: list[int], timeout: float | None) -> list[int]:
-        """Return when something changed; those of the processes that have ended."""
+    def watch(self, instances: Iterable[Instance]) -> None:
+        """Watch those that run and are not watched yet."""
+        for instance in instances:
+            if instance.record.id not in self._watched:
+                with suppress(ProcessLookupError, FileNotFoundError):  # it has just ended, or was removed
+                    self._begin(instance)
+
+    def _begin(self, instance: Instance) -> None:
+        status = instance.status()
+        if status.state not in (State.RUNNING, State.PAUSED) or status.pid is None:
+            return
+        directory = self._inotify.add_watch(instance.record.directory, self._flags.MOVED_TO)
+        process = os.pidfd_open(status.pid)
+        self._watched[instance.record.id] = _Watched(instance, process, directory, _health(status.health))
+
+    def wait(self, timeout: float | None) -> tuple[list[Instance], list[tuple[Instance, str]]]:
+        """Return when something happened: those that have ended, and those whose health is another now."""
         poll = select.poll()
-        for descriptor in (self._inotify.fileno(), *processes):
+        for descriptor in (self._inotify.fileno(), *(watched.process for watched in self._watched.values())):
             poll.register(descriptor, select.POLLIN)
-        ready = [descriptor for descriptor, _ in poll.poll(None if timeout is None else max(0.0, timeout) * 1000)]
-        if self._inotify.fileno() in ready:
-            self._inotify.read(timeout=0)
-            ready.remove(self._inotify.fileno())
-        return ready
+        ready = {descriptor for descriptor, _ in poll.poll(None if timeout is None else max(0.0, timeout) * 1000)}
+        happened = self._inotify.read(timeout=0) if self._inotify.fileno() in ready else []
+        looked_at = {event.wd for event in happened if event.name == "health.json"}
+        changed = [
+            (watched.instance, watched.health)
+            for watched in self._watched.values()
+            if watched.directory in looked_at and _changes(watched)
+        ]
+        ended = [watched for watched in self._watched.values() if watched.process in ready]
+        for watched in ended:
+            self._forget(watched)
+        return [watched.instance for watched in ended], changed
+
+    def _forget(self, watched: _Watched) -> None:
+        del self._watched[watched.instance.record.id]
+        os.close(watched.process)
+        with suppress(OSError):  # its directory has gone, and the watch with it
+            self._inotify.rm_watch(watched.directory)
+
+
+def _changes(watched: _Watched) -> bool:
+    """Whether the health is another than it was; from now on it is that one."""
+    before, watched.health = watched.health, _health(watched.instance.status().health)
+    return watched.health not in ("", before)
+
+
+def _health(health: Health | None) -> str:
+    return "" if health is None else health.value

@@ -76,7 +76,7 @@ def describe(instance: Instance, status: Status) -> dict[str, Any]:
         "Created": view.when(record.created),
         "Path": record.command[0],
         "Args": list(record.command[1:]),
-        "State": _state(status),
+        "State": _state(record, status),
         "Image": record.image,
         "Config": _config(record),
         "HostConfig": _host_config(record),
@@ -88,8 +88,8 @@ def describe(instance: Instance, status: Status) -> dict[str, Any]:
     }
 
 
-def _state(status: Status) -> dict[str, Any]:
-    health = {} if status.health is None else {"Health": {"Status": status.health.value}}
+def _state(record: Record, status: Status) -> dict[str, Any]:
+    health = {} if status.health is None else {"Health": _health(record, status.health.value)}
     return {
         "Status": status.state.value,
         "Running": status.state in (State.RUNNING, State.PAUSED),
@@ -101,6 +101,13 @@ def _state(status: Status) -> dict[str, Any]:
         "FinishedAt": view.when(status.finished),
         **health,
     }
+
+
+def _health(record: Record, status: str) -> dict[str, Any]:
+    from hybrid import health
+
+    report = health.read(record.directory)
+    return {"Status": status, "FailingStreak": report.streak, "Log": _open(list(report.log))}
 
 
 def _config(record: Record) -> dict[str, Any]:

@@ -19,6 +19,10 @@ class Condition(StrEnum):
     HEALTHY = "healthy"
 
 
+_LONG = 1e6
+"""Seconds: for ever, as far as poll(2) can wait."""
+
+
 def wait(
     names: Names,
     condition: Annotated[Condition, typer.Option("--for", help="What to wait for.")] = Condition.EXITED,
@@ -46,11 +50,12 @@ def wait(
 def _wait(name: str, condition: Condition, end: float | None) -> str | None:
     instance = named(name)
     left = None if end is None else max(0.0, end - time.monotonic())
+    patience = _LONG if left is None else left
     match condition:
         case Condition.EXITED:
             return str(instance.wait(left))
         case Condition.RUNNING:
-            instance.wait_entrypoint(1e9 if left is None else left)
+            instance.wait_entrypoint(patience)
         case Condition.HEALTHY:
-            instance.wait_ready(1e9 if left is None else left)
+            instance.wait_ready(patience)
     return None

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from hybrid import events
-from hybrid.driver import Kind, State, Status
+from hybrid.driver import Health, Kind, State, Status
 from hybrid.events import Event, Journal
 from hybrid.home import Home
 from hybrid.store import Record
@@ -27,8 +28,8 @@ def record(name: str = "web", id: str = "00000000000000aa") -> Record:
 class Ends:
     """An instance that ends when it is told to."""
 
-    def __init__(self, pid: int | None = None) -> None:
-        self.record = record()
+    def __init__(self, pid: int | None = None, directory: Path = Path("/nowhere")) -> None:
+        self.record = replace(record(), directory=directory)
         self.now = Status(State.RUNNING, pid=pid)
 
     def status(self) -> Status:
@@ -101,9 +102,9 @@ def test_an_end_is_told_once(journal: Journal) -> None:
     assert [event.time for event in journal.history() if event.action == "die"] == [5.5, 7.0]
 
 
-def test_following_sees_what_is_written_and_who_ends(journal: Journal) -> None:
+def test_following_sees_what_is_written_and_who_ends(journal: Journal, tmp_path: Path) -> None:
     child = subprocess.Popen(["sleep", "1000"])
-    instance: Any = Ends(child.pid)
+    instance: Any = Ends(child.pid, tmp_path)
     seen: list[str] = []
     came = threading.Event()
 
@@ -119,12 +120,18 @@ def test_following_sees_what_is_written_and_who_ends(journal: Journal) -> None:
             if action == "die":
                 came.set()
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=watch, daemon=True)
     journal.note("before", record())
     thread.start()
     deadline = time.monotonic() + 30
     while not seen and time.monotonic() < deadline:  # it follows from some moment on
         journal.note("pause", record())
+        came.wait(0.05)
+    instance.now = Status(State.RUNNING, pid=child.pid, health=Health.HEALTHY)
+    for name in ("health.json", "health.json"):  # told once
+        (tmp_path / "new").touch()
+        (tmp_path / "new").rename(tmp_path / name)
+    while "health_status: healthy" not in seen and time.monotonic() < deadline:
         came.wait(0.05)
     instance.now = Status(State.EXITED, 0, finished=time.time())
     child.kill()
@@ -132,7 +139,8 @@ def test_following_sees_what_is_written_and_who_ends(journal: Journal) -> None:
     assert came.wait(30)
     thread.join()
     assert "before" not in seen
-    assert set(seen) == {"pause", "die"}
+    assert set(seen) == {"pause", "health_status: healthy", "die"}
+    assert seen.count("health_status: healthy") == 1
 
 
 def _two(following: Iterator[None], seen: list[str]) -> Iterator[str]:

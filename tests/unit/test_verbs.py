@@ -366,7 +366,7 @@ def test_inspect(make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert found["State"] == {
         "Status": "exited", "Running": False, "Paused": False, "OOMKilled": True, "Pid": 0, "ExitCode": 137,
         "StartedAt": "1970-01-01T00:00:01.500000000Z", "FinishedAt": "1970-01-01T00:00:02.000000000Z",
-        "Health": {"Status": "healthy"},
+        "Health": {"Status": "healthy", "FailingStreak": 0, "Log": []},
     }  # fmt: skip
     assert run(["inspect", "-f", '{{.State.ExitCode}} {{index .Config.Labels "k.k"}} {{.Spec.labels}}', "a"]) == 0
     assert capsys.readouterr().out == "137 v map[k.k:v]\n"
