@@ -104,7 +104,9 @@ def test_an_end_is_told_once(journal: Journal) -> None:
 
 def test_following_sees_what_is_written_and_who_ends(journal: Journal, tmp_path: Path) -> None:
     child = subprocess.Popen(["sleep", "1000"])
-    instance: Any = Ends(child.pid, tmp_path)
+    directory = tmp_path / "instance"
+    directory.mkdir()
+    instance: Any = Ends(child.pid, directory)
     seen: list[str] = []
     came = threading.Event()
 
@@ -129,8 +131,8 @@ def test_following_sees_what_is_written_and_who_ends(journal: Journal, tmp_path:
         came.wait(0.05)
     instance.now = Status(State.RUNNING, pid=child.pid, health=Health.HEALTHY)
     for name in ("health.json", "health.json"):  # told once
-        (tmp_path / "new").touch()
-        (tmp_path / "new").rename(tmp_path / name)
+        (directory / "new").touch()
+        (directory / "new").rename(directory / name)
     while "health_status: healthy" not in seen and time.monotonic() < deadline:
         came.wait(0.05)
     instance.now = Status(State.EXITED, 0, finished=time.time())
