@@ -84,7 +84,12 @@ def names_of_host(record: Record, owner: int) -> None:
 
 
 def refresh(record: Record, known: str) -> None:
-    """Tell a guest, which listens by now, what has changed in its names since `attach` said `known`."""
+    """Tell a guest, which listens by now, what has changed in its names since `attach` said `known`.
+
+    With an empty `known` it is told in any case: after a pause, when it may have missed something.
+    """
+    if mode(record) is not Mode.BRIDGE or not _holds(record):
+        return
     from hybrid.network import bridge
 
     bridge.refresh(record.engine["network"], record.id, known)

@@ -50,16 +50,20 @@ def attach(plan: Mapping[str, Any], record: Record, end: Namespace | Guest) -> A
         if isinstance(end, Namespace):
             names.write_hosts(record.directory, hosts, lease.owner)
             names.write_resolv_conf(record.directory, resolv_conf, lease.owner)
-        names.tell(state, {each.bridge for each in lease.interfaces}, but=lease.id)
+        place.write(names.tell(state, {each.bridge for each in lease.interfaces}, but=lease.id))
     return Attachment(Mode.BRIDGE, lease.interfaces, lease.ports, hosts, resolv_conf)
 
 
 def refresh(plan: Mapping[str, Any], identifier: str, known: str) -> None:
-    """Tell a guest that is up by now what has changed since it was made with the hosts `known`."""
-    state = Place(Path(plan["run"])).read()
-    lease = state.leases.get(identifier)
-    if lease is not None and names.hosts(lease, state) != known:
-        names.tell_one(lease, state)
+    """Take note that a guest is up, and tell it what has changed since it was made with the hosts `known`."""
+    place = Place(Path(plan["run"]))
+    with place.held():
+        state = place.read()
+        if (lease := state.leases.get(identifier)) is None:
+            return
+        lease = replace(lease, listens=True)
+        state = state.with_lease(lease)
+        place.write(names.tell_guests(state, [lease]) if names.hosts(lease, state) != known else state)
 
 
 def detach(plan: Mapping[str, Any], identifier: str) -> None:
@@ -82,8 +86,7 @@ def rename(plan: Mapping[str, Any], identifier: str, name: str) -> None:
             replace(each, names=names.names(name, lease.hostname, each.names[1:])) for each in lease.interfaces
         )
         state = state.with_lease(replace(lease, name=name, interfaces=swapped))
-        place.write(state)
-        names.tell(state, {each.bridge for each in lease.interfaces})
+        place.write(names.tell(state, {each.bridge for each in lease.interfaces}))
 
 
 def sweep(run: Path) -> None:
@@ -280,8 +283,10 @@ def _without(place: Place, state: State, identifier: str) -> State:
     if not left.networks:
         left = _end(left)
     place.write(left)
-    names.tell(left, {each.bridge for each in lease.interfaces})
-    return left
+    told = names.tell(left, {each.bridge for each in lease.interfaces})
+    if told != left:
+        place.write(told)
+    return told
 
 
 def _close(place: Place, left: State, lease: Lease, changed: bool) -> None:

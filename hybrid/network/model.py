@@ -103,6 +103,10 @@ class Lease:
     """Of its hosts file."""
     control: str = ""
     """The socket by which its guest's init is told; empty for a container."""
+    listens: bool = False
+    """The guest's init is known to be up."""
+    deaf: float = 0.0
+    """When it last took no note in time, in seconds since the host's boot; 0 when it did."""
     behind: bool = False
     """Its ports come in through an ordinary user's own network, in which there is one address for all."""
 

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from hybrid.network.model import Lease
@@ -20,7 +21,9 @@ from hybrid.network.state import State
 
 _LOOPBACK = ("127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback")
 _PATIENCE = 1.0
-"""Seconds that all guests together have to take note of a change. Who does not is told at the next."""
+"""Seconds that all guests together have to take note of a change."""
+_REST = 30.0
+"""Seconds for which nobody waits for a guest that took none."""
 _RESOLVED = Path("/run/systemd/resolve/resolv.conf")
 """Where systemd-resolved says which servers it asks itself."""
 _MOST_SERVERS = 3
@@ -96,22 +99,31 @@ def _reachable(servers: Iterable[str]) -> list[str]:
 # ---- telling those who run ---------------------------------------------------------------
 
 
-def tell(state: State, bridges: Iterable[str], but: str = "") -> None:
-    """Give every member of these networks, all but the instance `but`, its hosts as they are now."""
-    leases = {lease.id: lease for bridge in bridges for lease, _ in state.members(bridge) if lease.id != but}
-    guests = {}
-    for lease in leases.values():
-        if lease.control:
-            guests[lease.control] = control_lines(lease, state)
-        else:
+def tell(state: State, bridges: Iterable[str], but: str = "") -> State:
+    """Give every member of these networks, all but the instance `but`, its hosts as they are now.
+
+    Returns the state with it noted which guests heard. One that is not up yet is told when it is; one that took
+    no note in time (it is paused, or means ill) keeps nobody waiting again for a while.
+    """
+    now, guests = time.monotonic(), []
+    for lease in {lease.id: lease for bridge in bridges for lease, _ in state.members(bridge)}.values():
+        if lease.id == but:
+            continue
+        if not lease.control:
             write_hosts(Path(lease.directory), hosts(lease, state), lease.owner)
-    if guests:
-        _say(guests)
+        elif lease.listens and not (lease.deaf and now - lease.deaf < _REST):
+            guests.append(lease)
+    return tell_guests(state, guests)
 
 
-def tell_one(lease: Lease, state: State) -> None:
-    """Give one guest its hosts as they are now."""
-    _say({lease.control: control_lines(lease, state)})
+def tell_guests(state: State, guests: Sequence[Lease]) -> State:
+    """Give these guests their hosts as they are now, all at once; the state with it noted who heard."""
+    if not guests:
+        return state
+    deaf = _say({lease.control: control_lines(lease, state) for lease in guests})
+    for lease in guests:
+        state = state.with_lease(replace(lease, deaf=time.monotonic() if lease.control in deaf else 0.0))
+    return state
 
 
 def write_hosts(directory: Path, text: str, owner: int) -> None:
@@ -140,11 +152,12 @@ def control_lines(lease: Lease, state: State) -> list[str]:
     return ["hosts", *(f"host {pair}" for pair in pairs), "hosts-end"]
 
 
-def _say(guests: Mapping[str, Sequence[str]]) -> None:
-    """Say lines to many guests at once, and wait until each has taken note, or for at most `_PATIENCE`."""
+def _say(guests: Mapping[str, Sequence[str]]) -> set[str]:
+    """Say lines to many guests at once, by their sockets, and wait for at most `_PATIENCE`; who took no note."""
     deadline = time.monotonic() + _PATIENCE
+    deaf = set(guests)
     poller = select.poll()
-    waiting: dict[int, tuple[socket.socket, int]] = {}
+    waiting: dict[int, tuple[str, socket.socket, int]] = {}
     with ExitStack() as stack:
         for path, lines in guests.items():
             control = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
@@ -152,15 +165,24 @@ def _say(guests: Mapping[str, Sequence[str]]) -> None:
             with suppress(OSError):
                 control.connect(path)
                 control.sendall("".join(f"{line}\n" for line in lines).encode())
-                waiting[control.fileno()] = (control, len(lines))
+                waiting[control.fileno()] = (path, control, len(lines))
                 poller.register(control, select.POLLIN)
         while waiting and (left := deadline - time.monotonic()) > 0:
             for descriptor, _ in poller.poll(left * 1000):
-                control, missing = waiting[descriptor]
-                with suppress(OSError):
-                    answered = len(control.recv(missing))
-                    if answered and answered < missing:
-                        waiting[descriptor] = (control, missing - answered)
-                        continue
+                path, control, missing = waiting.pop(descriptor)
+                missing -= (answered := _heard(control, missing))
+                if answered and missing:
+                    waiting[descriptor] = (path, control, missing)
+                    continue
                 poller.unregister(descriptor)
-                del waiting[descriptor]
+                if not missing:
+                    deaf.discard(path)
+    return deaf
+
+
+def _heard(control: socket.socket, most: int) -> int:
+    """How many lines were answered just now; 0 when the other end has hung up."""
+    try:
+        return len(control.recv(most))
+    except OSError:
+        return 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import socket
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -206,6 +209,46 @@ def test_everyone_on_a_network_is_named() -> None:
     )
     lines = names.control_lines(web, state(web, db, far))
     assert lines[0] == "hosts" and lines[-1] == "hosts-end" and "host 10.213.0.3 db" in lines
+
+
+@contextlib.contextmanager
+def guest(path: Path, *, answers: bool) -> Iterator[list[str]]:
+    """What stands for a guest's control socket; the lines it heard."""
+    heard: list[str] = []
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    with client, client.makefile("r") as lines:
+                        for line in lines:
+                            heard.append(line.strip())
+                            if answers:
+                                client.send(b"+")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield heard
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def test_guests_are_told_and_a_deaf_one_keeps_nobody_waiting_twice(tmp_path: Path) -> None:
+    with guest(tmp_path / "a", answers=True) as heard, guest(tmp_path / "b", answers=False) as unheard:
+        quick = lease(2, control=str(tmp_path / "a"), listens=True)
+        deaf = lease(3, control=str(tmp_path / "b"), listens=True)
+        booting = lease(4, control=str(tmp_path / "nobody"))
+        first = names.tell(state(quick, deaf, booting), ["hyb-0"])
+        assert first.leases[quick.id].deaf == 0.0 and first.leases[deaf.id].deaf > 0.0
+        assert first.leases[booting.id] == booting
+        assert heard == names.control_lines(quick, state(quick, deaf, booting))
+        before = list(unheard)
+        second = names.tell(first.without_lease(booting.id), ["hyb-0"])
+        assert len(heard) > len(before) and unheard == before
+        assert second.leases[deaf.id] == first.leases[deaf.id]
 
 
 def test_nobody_is_called_localhost() -> None:

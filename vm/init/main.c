@@ -35,7 +35,41 @@ static void read_button(int button)
             stop_command();
 }
 
-static void obey(int port, char *line)
+/*
+ * What is said to whom spoke on the control port. Data may come before the kernel has heard that the host has
+ * connected, and until then it lets nobody write: the answer waits for that.
+ */
+static struct {
+    char data[256];
+    size_t length;
+} answer;
+
+static void add_answer(const char *text)
+{
+    size_t length = strlen(text);
+    if (answer.length + length <= sizeof answer.data) {
+        memcpy(answer.data + answer.length, text, length);
+        answer.length += length;
+    }
+}
+
+static void give_answer(int port)
+{
+    ssize_t n = answer.length ? write(port, answer.data, answer.length) : 0;
+    if (n > 0) {
+        answer.length -= n;
+        memmove(answer.data, answer.data + n, answer.length);
+    }
+}
+
+static void tell_input(void)
+{
+    char total[32];
+    snprintf(total, sizeof total, "%llu", input.total);
+    add_answer(total);
+}
+
+static void obey(char *line)
 {
     if (!strncmp(line, "signal ", 7) && command > 0)
         kill(command, atoi(line + 7));
@@ -47,7 +81,7 @@ static void obey(int port, char *line)
     else if (!strncmp(line, "resize ", 7))
         resize_terminal(line + 7);
     else if (!strcmp(line, "input"))
-        dprintf(port, "%llu", input.total);
+        tell_input();
     else
         obey_names(line);
 }
@@ -57,13 +91,15 @@ static void read_control(int port)
     static char line[256];
     static size_t length;
     char data[256];
+    give_answer(port);
     for (ssize_t n; (n = read(port, data, sizeof data)) > 0;)
         for (ssize_t i = 0; i < n; i++)
             if (data[i] == '\n') {
                 line[length] = 0;
-                obey(port, line);
+                obey(line);
                 length = 0;
-                write(port, "+", 1); /* who spoke may hang up now; QEMU drops what is unread then */
+                add_answer("+"); /* who spoke may hang up now; QEMU drops what is unread then */
+                give_answer(port);
             } else if (length < sizeof line - 1)
                 line[length++] = data[i];
 }
@@ -230,7 +266,7 @@ int main(int argc, char **argv)
 
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     watch(epoll, signals, EPOLLIN);
-    watch(epoll, control, EPOLLIN | EPOLLET);
+    watch(epoll, control, EPOLLIN | EPOLLOUT | EPOLLET);
     watch(epoll, failure[0], EPOLLIN);
     watch(epoll, buttons[0], EPOLLIN);
     watch(epoll, buttons[1], EPOLLIN);
