@@ -7,16 +7,19 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from hybrid.driver import Execution, Session, Size, Stdio
+from hybrid.driver import Execution, FileStatus, InsideProcess, Session, Size, Stdio
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
 from vm import ssh
 
 if TYPE_CHECKING:
     import paramiko
+
+Up: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 CONNECTING = 60.0
 """Seconds within which there must be a way into the guest."""
@@ -28,13 +31,55 @@ _KILLED = 128 + signal.SIGKILL
 class VmInside:
     """A `hybrid.driver.Inside` by SSH."""
 
-    def __init__(self, directory: Path, run: Path, check: Callable[[], None]) -> None:
-        """`check` raises InstanceError unless the guest can be entered, and returns once it can."""
-        self._directory, self._run, self._check = directory, run, check
+    def __init__(self, directory: Path, run: Path, check: Callable[[], None], up: Up) -> None:
+        """`check` raises InstanceError unless the guest can be entered, and returns once it can.
+
+        `up` is for files: within it there is a guest to be entered, whether the instance runs or not.
+        """
+        self._directory, self._run, self._check, self._up = directory, run, check, up
 
     def exec(self, execution: Execution, stdio: Stdio) -> Session:
+        if not execution.argv or not execution.argv[0]:
+            raise CommandError("an empty word is no command", exit_code=127, mend="name a program")
         self._check()
         return Program(ssh.Connection(self._directory, self._run, CONNECTING), execution, stdio)
+
+    def processes(self) -> Sequence[InsideProcess]:
+        from vm.processes import parse
+
+        self._check()
+        with self._connected() as connection:
+            return parse(ssh.command(connection, "inside processes"))
+
+    def stat(self, path: str) -> FileStatus:
+        from vm import files
+
+        with self._up(), self._connected() as connection, ssh.Exchange(connection, "inside stat", path) as exchange:
+            return files.status(exchange.read)
+
+    def pack(self, path: str, sink: int) -> None:
+        from vm import files
+
+        with self._up(), self._connected() as connection, ssh.Exchange(connection, "inside pack", path) as exchange:
+            files.pack(exchange.read, lambda data: _write_all(sink, data), path)
+
+    def unpack(self, directory: str, source: int) -> None:
+        from vm import files
+
+        with (
+            self._up(),
+            self._connected() as connection,
+            ssh.Exchange(connection, "inside unpack", directory) as exchange,
+        ):
+            files.unpack(source, exchange.write)
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[ssh.Connection]:
+        connection = ssh.Connection(self._directory, self._run, CONNECTING)
+        try:
+            yield connection
+        finally:
+            connection.close()
 
 
 class Program:
@@ -196,3 +241,8 @@ def _write(descriptor: int, data: bytes) -> bool:
         except OSError:
             return False
     return True
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -12,7 +12,7 @@ from hybrid.network.model import Attachment
 from hybrid.process import need
 from hybrid.store import Record
 from hybrid.volumes import from_record
-from vm import initramfs, kernel, shares
+from vm import initramfs, kernel, log, shares
 from vm.accel import detect
 from vm.domain import FILE_PORTS, SOCKET_PORTS, SSH_PORTS, Machine
 
@@ -64,7 +64,7 @@ def _doors(process: Process) -> list[tuple[str, str]]:
 
 
 def write_files(home: Home, record: Record, run: Path, network: Attachment, *, has_stdin: bool) -> Machine:
-    """Lay out what one start needs, logs emptied, and describe the machine that uses it."""
+    """Lay out what one start needs, and describe the machine that uses it."""
     directory, engine = record.directory, record.engine
     given = engine.get("kernel")
     mounts = from_record(engine, None)
@@ -86,7 +86,10 @@ def write_files(home: Home, record: Record, run: Path, network: Attachment, *, h
     run.mkdir(parents=True, mode=0o711, exist_ok=True)
     files = {name: directory / f"{name}.log" for name in (*FILE_PORTS, "console")}
     events = directory / "events"
-    for path in (*files.values(), events):
+    log.begin_run(directory)
+    for path in files.values():
+        path.touch()
+    for path in (files["console"], events):
         path.write_bytes(b"")
     return Machine(
         name=domain_name(record.id),

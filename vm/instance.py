@@ -9,16 +9,14 @@ import resource
 import select
 import shutil
 import signal
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from hybrid import network
 from hybrid.cgroups import Cgroup, join
-from hybrid.driver import Evidence, Health, Inside, Kind, State, Status, Stdio, Usage
+from hybrid.driver import Evidence, Health, Inside, Kind, LogPart, Size, State, Stats, Status, Stdio, Usage
 from hybrid.errors import CommandError, HybridError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.marks import Mark, Marks
@@ -27,16 +25,17 @@ from hybrid.process import send_signal, start_time
 from hybrid.store import Record, discard, locked
 from hybrid.usage import cpu_seconds, disk_bytes, memory
 from hybrid.volumes import from_record
-from vm import domain, guest, shares
+from vm import accounting, domain, guest, log, paused, shares
+from vm.control import Control
 from vm.events import Events
 from vm.streams import Feed, Follow, Wakeups
 
 KILLED = 128 + signal.SIGKILL
-SPEECH = 10.0
-"""Seconds that the guest's init may take to hear one line."""
-
 ENTERING = 120.0
 """Seconds within which a guest that is being started must execute its command."""
+
+LISTENING = 60.0
+"""Seconds after which a follower of the log looks again, should an event be lost."""
 
 
 class VmInstance:
@@ -54,7 +53,9 @@ class VmInstance:
         self._launch_cpu = 0.0
         self._told = ""
         """The names that the guest was started with, until it is known to have the latest."""
-        self._speaking = threading.Lock()
+        self._control = Control(self._run / "control")
+        self._size: Size | None = None
+        """Of the command's terminal, to be told once the guest is up."""
 
     @property
     def record(self) -> Record:
@@ -63,6 +64,10 @@ class VmInstance:
     @property
     def marks(self) -> Marks:
         return self._marks
+
+    @property
+    def home(self) -> Home:
+        return self._home
 
     @property
     def _run(self) -> Path:
@@ -75,8 +80,9 @@ class VmInstance:
 
     def start(self, stdio: Stdio | None) -> None:
         with locked(self._record.directory / "lock"):
-            if self.status().state is State.RUNNING:
+            if self.status().state in (State.RUNNING, State.PAUSED):
                 raise InstanceError(f"{self._record.name} is running", mend=f"hybrid stop {self._record.name}")
+            self._kill()  # a VM that was up for its files only, and whose owner was killed
             cpu_before = _own_cpu()
             try:
                 self._launch(stdio)
@@ -89,27 +95,52 @@ class VmInstance:
     def _launch(self, stdio: Stdio | None) -> None:
         from vm.connection import connect
 
-        has_stdin = stdio is not None and stdio.stdin >= 0
+        wanted = guest.load_process(self._record.directory).stdin_open
+        has_stdin = wanted if stdio is None else stdio.stdin >= 0
         join()
         connection = connect(self._home, self._record.engine.get("uri"))
         joined = network.attach(self._record, Guest(connection.qemu_uid(), self._run / "control"))
         self._told = joined.hosts
         machine = guest.write_files(self._home, self._record, self._run, joined, has_stdin=has_stdin)
         machine = connection.adapt(machine)
-        self._save(root=None if connection.root is None else str(connection.root), exit_code=None)
+        starts = [path.stat().st_size for path in log.files(self._record.directory)]
+        self._save(
+            root=None if connection.root is None else str(connection.root),
+            exit_code=None,
+            finished=None,
+            oom_killed=False,
+        )
         self._events = Events(machine.events, self._marks)
         if machine.share is not None:
             self._serve_shares(machine.share, connection.qemu_uid())
         pid = connection.start(machine.name, domain.xml(machine))
         self._marks.stamp(Mark.SPAWN)
         machine.initrd.unlink()  # QEMU has read it
-        self._save(pid=pid, started=start_time(pid), boot_id=_boot_id())
+        self._save(pid=pid, started=start_time(pid), boot_id=_boot_id(), began=time.time())
         self._enter_cgroup(pid)
         if stdio is not None:
-            out, err = self.logs()
-            self._streams = [Follow(out, stdio.stdout), Follow(err, stdio.stderr)]
+            self._follow(stdio, starts)
             if has_stdin:
-                self._feed = Feed(stdio.stdin, self._run / "stdin", lambda total: self._say(f"eof {total}"))
+                self._feed = Feed(stdio.stdin, self._run / "stdin", lambda total: self._control.say(f"eof {total}"))
+
+    def _follow(self, stdio: Stdio, starts: Sequence[int]) -> None:
+        """Join streams to what the command writes from there on."""
+        out, err = log.files(self._record.directory)
+        self._streams = [Follow(out, stdio.stdout, starts[0]), Follow(err, stdio.stderr, starts[1])]
+
+    def attach(self, stdio: Stdio) -> None:
+        if self.status().state not in (State.RUNNING, State.PAUSED):
+            raise InstanceError(f"{self._record.name} is not running", mend=f"hybrid start {self._record.name}")
+        self._follow(stdio, [path.stat().st_size for path in log.files(self._record.directory)])
+        if stdio.stdin < 0 or not guest.load_process(self._record.directory).stdin_open:
+            return
+        self._serve(lambda: self._up() or self._ended(), ENTERING, Mark.STOP)
+        before = self._control.ask("input")
+        base = int(before) if before.isdigit() else 0
+        try:
+            self._feed = Feed(stdio.stdin, self._run / "stdin", lambda total: self._control.say(f"eof {base + total}"))
+        except OSError:
+            raise InstanceError(f"{self._record.name} has ended") from None
 
     def _serve_shares(self, path: Path, owner: int) -> None:
         record = self._record
@@ -219,6 +250,9 @@ class VmInstance:
                 self._events.read()
                 for stream in self._streams:
                     stream.copy()
+                if self._size is not None and self._up():
+                    size, self._size = self._size, None
+                    self.resize(size)
                 if done():
                     return
                 left = None if deadline is None else deadline - time.monotonic()
@@ -238,27 +272,35 @@ class VmInstance:
     # ---- talk ----------------------------------------------------------------------------
 
     def signal(self, number: int) -> None:
-        self._say(f"signal {int(number)}")
+        pid = self._pid()
+        if pid is not None and paused.is_paused(pid):
+            if number != signal.SIGKILL:
+                raise InstanceError(f"{self._record.name} is paused", mend=f"hybrid unpause {self._record.name}")
+            paused.resume(pid)
+        self._control.say(f"signal {int(number)}")
 
-    def _say(self, line: str) -> None:
-        """Tell the guest's init something, which must be up (mark INIT), and return when it has heard it.
+    def resize(self, size: Size) -> None:
+        if self._up():
+            self._control.say(f"resize {size.rows} {size.columns}")
+        else:
+            self._size = size
 
-        A connection lasts for one line, so any process may speak, and any thread.
-        """
-        with (
-            self._speaking,
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control,
-        ):
-            control.settimeout(SPEECH)
-            control.connect(str(self._run / "control"))
-            control.sendall(line.encode() + b"\n")
-            control.recv(1)
+    def pause(self) -> None:
+        if self.status().state is not State.RUNNING or (pid := self._pid()) is None:
+            raise InstanceError(f"{self._record.name} is {self.status().state}", mend="it must be running")
+        paused.pause(pid)
+
+    def unpause(self) -> None:
+        if self.status().state is not State.PAUSED or (pid := self._pid()) is None:
+            raise InstanceError(f"{self._record.name} is not paused", mend="hybrid ps shows what is")
+        paused.resume(pid)
 
     def stop(self, timeout: float) -> int | None:
         self._events.read()
-        if self.status().state is not State.RUNNING:
+        if self.status().state not in (State.RUNNING, State.PAUSED):
             return self.status().exit_code
+        if (pid := self._pid()) is not None:
+            paused.resume(pid)
         self._marks.stamp(Mark.STOPPING)
         deadline = time.monotonic() + timeout
         try:
@@ -278,13 +320,20 @@ class VmInstance:
 
     def status(self) -> Status:
         self._events.read()
-        pid = self._pid()
+        pid, began = self._pid(), self._record.engine.get("began")
         code = self._events.exit_code if self._events.exit_code is not None else self._record.engine.get("exit_code")
         if pid is not None and self._events.exit_code is None:
-            return Status(State.RUNNING, pid=pid, oom_killed=self._events.oom_killed, health=self._health())
+            state = State.PAUSED if paused.is_paused(pid) else State.RUNNING
+            return Status(state, pid=pid, started=began, oom_killed=self._events.oom_killed, health=self._health())
         if "root" not in self._record.engine:
             return Status(State.CREATED)
-        return Status(State.EXITED, exit_code=code, oom_killed=self._events.oom_killed)
+        return Status(
+            State.EXITED,
+            exit_code=code,
+            started=began,
+            finished=_last_change(self._record.directory),
+            oom_killed=self._events.oom_killed,
+        )
 
     def _health(self) -> Health | None:
         """What the guest's init says; nothing yet is that the instance is starting."""
@@ -312,12 +361,32 @@ class VmInstance:
             disk_bytes=disk_bytes(self._record.directory),
         )
 
+    def stats(self) -> Stats:
+        if (pid := self._pid()) is None:
+            raise InstanceError(f"{self._record.name} is not running", mend=f"hybrid start {self._record.name}")
+        return accounting.of_vm(self._record, pid)
+
+    def log(self, *, follow: bool = False) -> Iterator[LogPart]:
+        if not follow:
+            return log.Reader(self._record.directory).read()
+        return log.follow(self._record.directory, self._log_grows)
+
+    def _log_grows(self) -> bool:
+        """Wait for news of the command's output; false when there will be none."""
+        self._record = Record.load(self._record.directory)
+        self._events.read()
+        if self._ended():
+            return False
+        with self._wakeups() as wakeups:
+            wakeups.wait(None, LISTENING)
+        return True
+
     def evidence(self) -> Evidence:
         from vm.evidence import from_guest
 
         pid = self._pid()
         self._events.forget_evidence()
-        self._say("evidence")
+        self._control.say("evidence")
         self._serve(lambda: self._events.evidence_complete or self._ended(), 30, Mark.STOP)
         return from_guest(self._events.evidence, pid)
 
@@ -327,11 +396,32 @@ class VmInstance:
     def inside(self) -> Inside:
         from vm.access import VmInside
 
-        return VmInside(self._record.directory, self._run, self._check_enterable)
+        return VmInside(self._record.directory, self._run, self._check_enterable, self._guest_up)
+
+    @contextlib.contextmanager
+    def _guest_up(self) -> Iterator[None]:
+        """Have a guest that can be entered within the block, whether the command runs or not."""
+        from vm.visit import visit
+
+        if self._now().status().state in (State.RUNNING, State.PAUSED):
+            self._check_enterable()
+            yield
+            return
+        with locked(self._record.directory / "lock"):  # it cannot start meanwhile: a disk is used once
+            if self._now().status().state is State.RUNNING:
+                self._check_enterable()
+                yield
+            else:
+                with visit(self):
+                    yield
+
+    def _now(self) -> VmInstance:
+        """The instance as its record has it now, apart from this one, which may be serving streams."""
+        return VmInstance(self._home, Record.load(self._record.directory))
 
     def _check_enterable(self) -> None:
         """Return once the command is executed. InstanceError unless the instance runs."""
-        other = VmInstance(self._home, Record.load(self._record.directory))  # this one may be serving streams
+        other = self._now()
         state = other.status().state
         if state is not State.RUNNING:
             raise InstanceError(f"{self._record.name} is {state}", mend="it must be running")
@@ -352,6 +442,14 @@ class VmInstance:
             if self._feed is not None:
                 steps.callback(self._feed.close)
             self._streams, self._feed = [], None
+
+    def end(self) -> None:
+        """End the VM and what libvirt keeps of it, whatever it is doing; the instance stays."""
+        with contextlib.ExitStack() as steps:
+            steps.callback(self._forget_run)
+            steps.callback(Cgroup(self._record.id).remove)
+            steps.callback(Cgroup(self._record.id).kill)
+            steps.callback(self._kill)
 
     def _kill(self) -> None:
         """End QEMU, also one that was started but never recorded, and return when it has gone."""
@@ -379,6 +477,13 @@ def _own_cpu() -> float:
 
 def _boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _last_change(directory: Path) -> float | None:
+    """When the guest was last heard of: an ended one says so."""
+    with contextlib.suppress(OSError):
+        return max(os.stat(directory / name).st_mtime for name in ("events", "console.log"))  # noqa: PTH116
+    return None
 
 
 def _tail(path: Path, size: int = 2000) -> str:

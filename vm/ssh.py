@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -309,3 +310,56 @@ def command(connection: Connection, words: str, data: bytes = b"") -> bytes:
         raise InstanceError("the connection into the guest is lost") from None
     finally:
         channel.close()
+
+
+class Exchange:
+    """One of the session's commands at work on a path, with bytes that go both ways.
+
+    Leaving it waits for the command's end, and raises what it failed of: an OSError of the guest's.
+    """
+
+    def __init__(self, connection: Connection, words: str, path: str) -> None:
+        if "\0" in path:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self._path = path
+        self._channel = connection.open()
+        self._channel.exec_command(f"{words} {base64.b64encode(os.fsencode(path)).decode()}")
+
+    def read(self, size: int) -> bytes:
+        """At most that many bytes; none at the end, or when the command has failed."""
+        try:
+            data = self._channel.recv(size)
+        except (EOFError, OSError):
+            data = b""
+        if not data:
+            self._finish()
+        return data
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._channel.sendall(data)
+        except OSError:
+            self._finish()
+            raise InstanceError("the connection into the guest is lost") from None
+
+    def _finish(self) -> None:
+        told = b"".join(iter(lambda: self._channel.recv_stderr(1 << 12), b""))[:8192]
+        code = self._channel.recv_exit_status()
+        number, _, path = told.partition(b" ")
+        if code == 1 and number.isdigit() and 0 < int(number) < 4096:
+            raise OSError(int(number), os.strerror(int(number)), os.fsdecode(path) or self._path)
+        if code != 0:
+            raise InstanceError(f"the guest gave up ({code})", mend="its file console.log may say why")
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._channel.shutdown_write()
+                while self._channel.recv(1 << 16):
+                    pass
+                self._finish()
+        finally:
+            self._channel.close()

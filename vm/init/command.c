@@ -36,6 +36,14 @@ void make_directories(const char *path)
     mkdir(part, 0755);
 }
 
+/* No command: somebody only wants to be let in, and ends us with SIGKILL. */
+_Noreturn static void idle(int failure)
+{
+    close(failure);
+    for (;;)
+        pause();
+}
+
 /* In the child: what is written to `failure` is the errno of what went wrong; execve closes it. */
 void execute(int stdio[3], int failure)
 {
@@ -59,6 +67,8 @@ void execute(int stdio[3], int failure)
             if (config.tty || fd == 1 || fd == 2)
                 fchown(fd, config.uid, -1); /* so that it may open /dev/stdout and the like */
         become_user();
+        if (config.idle)
+            idle(failure);
         execve(config.executable, config.argv, config.env);
         error = errno;
     }

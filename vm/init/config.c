@@ -62,6 +62,7 @@ void read_config(void)
         else if (KEY("stdin")) config.has_stdin = *value == '1';
         else if (KEY("standalone")) config.standalone = *value == '1';
         else if (KEY("tty")) config.tty = *value == '1';
+        else if (KEY("idle")) config.idle = *value == '1';
         else if (KEY("ssh_ports")) config.ssh_ports = atoi(value);
         else if (KEY("stop_signal")) config.stop_signal = atoi(value);
         else if (KEY("stop_timeout")) config.stop_timeout = strtol(value, 0, 10);

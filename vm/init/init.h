@@ -69,7 +69,7 @@ struct config {
     gid_t gid;
     long probe_interval, probe_timeout, probe_start_interval, probe_start_period; /* ms */
     int probe_retries;
-    int has_stdin, standalone, stop_signal, tty, ssh_ports;
+    int has_stdin, standalone, stop_signal, tty, ssh_ports, idle;
     long stop_timeout; /* ms */
     char *mounts[LIST_MAX], *rlimits[32];
     size_t mountc, rlimitc;
@@ -203,7 +203,7 @@ void pump_input(void);
 
 void watch(int epoll, int fd, uint32_t when);
 
-/* ---- ssh.c, session.c, account.c: the way in for programs beside the command ------------- */
+/* ---- ssh.c, session.c, inside.c, account.c: the way in for others -------------------- */
 
 #define ACCOUNT_GROUPS 1024
 
@@ -217,7 +217,8 @@ struct account {
 
 int start_doors(int news);
 int session(int argc, char **argv);
-pid_t command_pid(void);
+int open_command(void);
+int inside(const char *verb, char *path);
 void enter(int command);
 const char *look_up(char *user, struct account *account);
 

@@ -26,7 +26,7 @@ static struct {
     int tty;
 } request;
 
-pid_t command_pid(void)
+static pid_t command_pid(void)
 {
     char text[32] = "";
     int fd = open("/command", O_RDONLY | O_CLOEXEC);
@@ -34,6 +34,11 @@ pid_t command_pid(void)
         return -1;
     close(fd);
     return atoi(text);
+}
+
+int open_command(void)
+{
+    return pidfd_open(command_pid(), 0);
 }
 
 static size_t decode_base64(const char *text, char *data)
@@ -148,6 +153,20 @@ void enter(int command)
             _exit(125);
 }
 
+/* HOME follows the user, unless somebody chose the command's: then it is not its user's. */
+static void move_home(const struct account *account)
+{
+    static struct account own;
+    static char home[sizeof own.home + 8];
+    char number[16];
+    const char *given = get_env("HOME");
+    snprintf(number, sizeof number, "%u", config.uid);
+    if (given && (look_up(number, &own) || strcmp(given, own.home)))
+        return;
+    snprintf(home, sizeof home, "HOME=%s", account->home);
+    set_env(home);
+}
+
 static void set_user(int failure)
 {
     static struct account account;
@@ -165,11 +184,8 @@ static void set_user(int failure)
     }
     for (int fd = 0; fd < 3; fd++)
         fchown(fd, account.uid, -1); /* so that it may open /dev/stdout and the like */
-    if (request.user) {
-        static char home[sizeof account.home + 8];
-        snprintf(home, sizeof home, "HOME=%s", account.home);
-        set_env(home);
-    }
+    if (request.user)
+        move_home(&account);
     limit_resources();
     if (setgroups(account.groupc, account.groups) < 0 || setgid(account.gid) < 0 || setuid(account.uid) < 0)
         refuse(failure, 126, "the user", strerror(errno));
@@ -238,7 +254,7 @@ static void forget_program(const char *id, int fd)
 
 static int run_request(char *data, size_t length)
 {
-    int failure[2], server = pidfd_open(getppid(), 0), command = pidfd_open(command_pid(), 0);
+    int failure[2], server = pidfd_open(getppid(), 0), command = open_command();
     read_request(data, length, 0);
     if (!request.argc || !request.id || !is_id(request.id) || server < 0 || pipe2(failure, O_CLOEXEC) < 0)
         return 125;
@@ -344,6 +360,12 @@ int session(int argc, char **argv)
     if (!strcmp(verb, "run")) {
         char *data = malloc(strlen(first) + 1);
         return data ? run_request(data, decode_base64(first, data)) : 125;
+    }
+    if (!strcmp(verb, "inside")) {
+        char *path = calloc(1, words ? strlen(words) + 1 : 1);
+        if (path && words)
+            decode_base64(words, path);
+        return path ? inside(first, path) : 125;
     }
     if (!is_id(first))
         return 125;
