@@ -42,7 +42,9 @@ class VmInside:
         if not execution.argv or not execution.argv[0]:
             raise CommandError("an empty word is no command", exit_code=127, mend="name a program")
         self._check()
-        return Program(ssh.Connection(self._directory, self._run, CONNECTING), execution, stdio)
+        from vm.keeper import Remote
+
+        return Remote(self._directory, self._run, execution, stdio)
 
     def processes(self) -> Sequence[InsideProcess]:
         from vm.processes import parse
