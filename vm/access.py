@@ -85,9 +85,9 @@ class VmInside:
 
 
 class Program:
-    """A `hybrid.driver.Session`: one program on an SSH connection of its own, served by threads."""
+    """A `hybrid.driver.Session`: one program with its own way into the guest, served by threads."""
 
-    def __init__(self, connection: ssh.Connection, execution: Execution, stdio: Stdio) -> None:
+    def __init__(self, connection: ssh.Way, execution: Execution, stdio: Stdio) -> None:
         self._connection = connection
         self._id = os.urandom(16).hex()
         self._name = execution.argv[0] if execution.argv else ""

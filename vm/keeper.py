@@ -22,7 +22,8 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import paramiko
 
     from vm import ssh
+    from vm.access import Program
 
 IDLE = 60.0
 """Seconds after which a keeper that nobody needs ends."""
@@ -44,6 +46,9 @@ STARTING = 90.0
 LONGEST = 8 << 20
 """Bytes of a request."""
 _SOCKET = "exec"
+_TRIES = 200
+_PAUSE = 0.05
+"""Seconds between them."""
 
 
 # The client's side
@@ -194,6 +199,7 @@ class Keeper:
 
         self._busy = 0
         self._changing = threading.Lock()
+        self._opening = threading.Lock()
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC)
         self._path = run / _SOCKET
         self._connection = ssh.Connection(directory, run, STARTING)
@@ -206,10 +212,10 @@ class Keeper:
 
     def serve(self) -> None:
         while True:
-            ready = select.select([self._listener, self._woken], [], [], IDLE)[0]
+            ready = select.select([self._listener.fileno(), self._woken], [], [], IDLE)[0]
             if self._woken in ready or (not ready and self._is_idle()):
                 break
-            if self._listener in ready:
+            if ready:
                 request, _ = self._listener.accept()
                 self._count(1)
                 threading.Thread(target=self._handle, args=(request,), daemon=True).start()
@@ -244,12 +250,26 @@ class Keeper:
 
         execution, streams = _received(request)
         try:
-            program = Program(Lease(self._connection), execution, Stdio(*streams))
+            program = self._begin(lambda: Program(Lease(self._connection), execution, Stdio(*streams)))
             threading.Thread(target=_obey, args=(request, program), daemon=True).start()
             return {"exit": program.wait()}
         finally:
             for descriptor in streams:
                 os.close(descriptor)
+
+    def _begin(self, make: Callable[[], Program]) -> Program:
+        """Start a program. dropbear refuses one now and then when many start at once: nothing ran then."""
+        from paramiko import SSHException
+
+        for _ in range(_TRIES):
+            try:
+                with self._opening:
+                    return make()
+            except (InstanceError, SSHException):
+                if not self._connection.transport.is_active():
+                    raise _lost() from None
+            time.sleep(_PAUSE)
+        raise InstanceError("the guest's SSH server refuses to start a program", mend="try again, with fewer at once")
 
 
 def _received(request: socket.socket) -> tuple[Execution, list[int]]:

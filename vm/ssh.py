@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hybrid.errors import HostError, HybridError, InstanceError
 from hybrid.process import need, run
@@ -227,6 +227,16 @@ def _line(connection: socket.socket) -> bytes:
 # SSH
 
 
+class Way(Protocol):
+    """Opens channels into a guest: a connection, or somebody's part of one."""
+
+    def open(self) -> paramiko.Channel:
+        """A new channel for one command; InstanceError when the guest has gone."""
+
+    def close(self) -> None:
+        """Close what was opened. Idempotent."""
+
+
 class Connection:
     """An authenticated SSH connection into a guest."""
 
@@ -294,7 +304,7 @@ def encode(pairs: list[tuple[str, str]]) -> str:
     return base64.b64encode(data).decode()
 
 
-def command(connection: Connection, words: str, data: bytes = b"") -> bytes:
+def command(connection: Way, words: str, data: bytes = b"") -> bytes:
     """Run one of the session's commands with `data` as its input; what it wrote. InstanceError when it failed."""
     channel = connection.open()
     try:
