@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,3 +101,19 @@ def test_ulimits_shm_and_a_read_only_root(limited: Bench) -> None:
     assert lines[3].split()[1] == "3072"
     assert "Read-only file system" in lines[4]
     assert lines[5] == "y"
+
+
+def test_block_io(limited: Bench) -> None:
+    """Eight MiB at two a second take at least three seconds: a busy machine only makes it more."""
+    number = limited.home.root.stat().st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    if not device.exists() or not Path("/dev", device.resolve().name).exists():
+        pytest.skip("the home lies on no block device")
+    rate = [{"path": f"/dev/{device.resolve().name}", "rate": "2m"}]
+    script = "dd if=/dev/zero of=/root/big bs=1M count=8 oflag=direct 2>/dev/null && echo written"
+    instance = limited.make("sh", "-c", script, blkio_config={"device_write_bps": rate})
+    instance.start(None)
+    instance.wait_entrypoint(TIMEOUT)
+    began = time.monotonic()
+    assert instance.wait(TIMEOUT) == 0
+    assert time.monotonic() - began > 2.5
