@@ -274,7 +274,8 @@ _Noreturn static void keep_doors(int go)
     signal(SIGPIPE, SIG_IGN);
     mkdir("/proc", 0755);
     mkdir("/cgroup", 0755);
-    mount("cgroup2", "/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    /* Whoever mounts it without nsdelegate takes that away from all who have it mounted: see limits.c. */
+    mount("cgroup2", "/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, "nsdelegate");
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     score_oom("-1000");
     note_command(pid);
