@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from container.launched import Launched
 from container.records import saved_process
+from container.runtime import environment, privileges
 from container.session import ContainerSession, FailedSession
 from container.streams import null_of
 from hybrid import accounts, executable, tree
@@ -128,8 +129,6 @@ class ContainerInside(LocalInside):
         self._container = instance
 
     def _execute(self, program: Process, execution: Execution, stdio: Stdio, pid: int) -> Session:
-        from container.bundle import environment, privileges
-
         directory = self._instance.directory
         own = json.loads((directory / "config.json").read_bytes())["process"]
         user = {"uid": program.uid, "gid": program.gid, "additionalGids": list(program.groups)}
