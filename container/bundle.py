@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from container.mounts import IdMap
+from container.runtime import environment, privileges
 from hybrid.defaults import SHM_SIZE, hosts
 from hybrid.network.words import Mode
 
@@ -148,16 +149,6 @@ def _process(process: Process, place: Place) -> dict[str, Any]:
 
 def _oom(adjustment: int | None) -> dict[str, Any]:
     return {} if adjustment is None else {"oomScoreAdj": adjustment}
-
-
-def privileges(uid: int, bounding: Sequence[str]) -> dict[str, list[str]]:
-    """The capabilities of a process of this user: root has all that are to be had, others may gain them."""
-    held = list(bounding) if uid == 0 else []
-    return {"bounding": list(bounding), "effective": held, "permitted": held}
-
-
-def environment(env: Mapping[str, str]) -> list[str]:
-    return [f"{name}={value}" for name, value in env.items()]
 
 
 def _system_mounts(shm: int, network: Mode, cgroup: bool) -> list[dict[str, Any]]:

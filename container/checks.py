@@ -80,7 +80,7 @@ class Checks:
     def end(self, record: Record) -> None:
         """Follow it no longer, and let no monitor do so, also one that no record knows.
 
-        What a monitor leaves of a probe lies in the instance, and ends with it.
+        What a monitor leaves of a probe lies in the instance, and ends with it; or is on its way there, and ends here.
         """
         self.release()
         if saved_process(record).healthcheck is None:
@@ -94,11 +94,12 @@ class Checks:
 
     @staticmethod
     def _strays(record: Record) -> Iterator[int]:
-        program = os.fsencode(monitor.__file__)
-        for pid in strays(record):
-            with suppress(OSError):
-                if program in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                    yield pid
+        """The monitors, and after them what enters the instance for a probe."""
+        for word in (os.fsencode(monitor.__file__), os.fsencode(record.directory / "probe.json")):
+            for pid in strays(record):
+                with suppress(OSError):
+                    if word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                        yield pid
 
 
 def _known(pid: int, *, monitor: bool) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from container.launched import Launched
 from container.records import saved_process
+from container.runtime import environment, privileges
 from container.session import ContainerSession, FailedSession
 from container.streams import null_of
-from hybrid import accounts, executable, tree
+from hybrid import executable, tree
 from hybrid.driver import Execution, FileStatus, InsideProcess, Session, Stdio
 from hybrid.errors import CommandError, ImageError
 from hybrid.image import DEFAULT_PATH, Process
@@ -70,6 +71,7 @@ class LocalInside(ABC):
 
     def processes(self) -> Sequence[InsideProcess]:
         from container.processes import look
+        from hybrid import accounts
 
         pid = self._instance.running_or_raise(paused=True)
         names = accounts.names(Path(f"/proc/{pid}/root"))
@@ -128,8 +130,6 @@ class ContainerInside(LocalInside):
         self._container = instance
 
     def _execute(self, program: Process, execution: Execution, stdio: Stdio, pid: int) -> Session:
-        from container.bundle import environment, privileges
-
         directory = self._instance.directory
         own = json.loads((directory / "config.json").read_bytes())["process"]
         user = {"uid": program.uid, "gid": program.gid, "additionalGids": list(program.groups)}
@@ -169,6 +169,8 @@ def resolve(execution: Execution, command: Process, root: Path, ids: Ids) -> Pro
 
 
 def _as_user(program: Process, execution: Execution, command: Process, root: Path) -> Process:
+    from hybrid import accounts
+
     try:
         account = accounts.lookup(root, execution.user or "")
     except ImageError as error:

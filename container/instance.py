@@ -9,25 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from container import init, mounts, netns, volumes
+from container import mounts
 from container.inside import ContainerInside, Ids
 from container.local import LocalInstance
 from container.mounts import IdMap, Layers
-from container.procevents import ProcessEvents
 from container.records import saved_process
 from container.runtime import Runtime, exec_spec, failure
 from container.streams import own_null, without_null
-from hybrid import cgroups, network, process
+from hybrid import cgroups, process
 from hybrid.driver import Kind, Stdio
 from hybrid.errors import HybridError, NotReadyError
 from hybrid.home import ordinary_user
 from hybrid.marks import Mark, Marks
 from hybrid.mounts import closing
-from hybrid.network.words import Mode
 from hybrid.store import Record
-from hybrid.volumes import from_record
 
 if TYPE_CHECKING:
+    from container.procevents import ProcessEvents
     from container.terminal import ConsoleSocket
 
 T = TypeVar("T")
@@ -72,6 +70,8 @@ class ContainerInstance(LocalInstance):
         for name in ("pid", "runtime.log"):
             (self.directory / name).unlink(missing_ok=True)
         self.runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        from container.procevents import ProcessEvents
+
         process.become_subreaper()
         self._events = ProcessEvents()
         try:
@@ -82,6 +82,9 @@ class ContainerInstance(LocalInstance):
 
     def _in_root(self, work: Callable[[], None]) -> None:
         """Do `work` where the root filesystem is mounted and the runtime finds what it knows, and may have."""
+        from container import init, netns, volumes
+        from hybrid.volumes import from_record
+
         ids = self._ids
         userns = None if ids is None else mounts.user_namespace(ids)
         cgroups.join()
@@ -107,6 +110,10 @@ class ContainerInstance(LocalInstance):
 
     def _join_network(self, userns: int | None, owner: int) -> dict[str, int]:
         """The namespaces to run in, joined to the networks; none when the runtime is to make its own."""
+        from container import netns
+        from hybrid import network
+        from hybrid.network.words import Mode
+
         if network.mode(self._record) is Mode.HOST:
             network.names_of_host(self._record, owner)
         if network.mode(self._record) is not Mode.BRIDGE:
@@ -128,6 +135,9 @@ class ContainerInstance(LocalInstance):
         return None if ids is None or ids.is_identity else mounts.user_namespace(ids)
 
     def in_mounted_root(self, work: Callable[[Path], T]) -> T:
+        from container import volumes
+        from hybrid.volumes import from_record
+
         userns = self._mapped
         shown = [each for each in from_record(self._record.engine, self.directory) if each.source is not None]
 
@@ -229,11 +239,15 @@ class ContainerInstance(LocalInstance):
         return self.runtime.argv("exec", "--process", path, self._record.id)
 
     def _forget(self) -> None:
+        from hybrid import network
+
         self._reap_workers()
         self.runtime.delete(self._record.id)
         network.detach(self._record)
 
     def _after_end(self) -> None:
+        from hybrid import network
+
         super()._after_end()
         network.detach(self._record)
 

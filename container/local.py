@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from container.records import saved_process
 from container.streams import Lent
 from container.teardown import Teardown
-from hybrid import evidence, freezer, health, process
+from hybrid import evidence, freezer, process
 from hybrid.driver import Inside, Kind, Size, State, Stdio
 from hybrid.errors import HybridError, InstanceError, NotReadyError
 from hybrid.marks import Mark, Marks
@@ -136,6 +136,8 @@ class LocalInstance(Teardown):
         if check is None:
             self._marks.stamp(Mark.READY, self._marks.get(Mark.ENTRYPOINT))
             return
+        from hybrid import health
+
         if self._living("health") is None:  # it was killed, or never started
             self._follow_health()
         handle = self._open_command()

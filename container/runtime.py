@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -57,6 +56,8 @@ class Runtime:
 
         Compiling takes it some 15 ms each time. Only crun shows what it made, and takes it again.
         """
+        import hashlib
+
         own = Path(self.path).stat()
         what = json.dumps([rules, self.path, own.st_size, own.st_mtime_ns], sort_keys=True)
         return self.root.parent / f"{hashlib.sha256(what.encode()).hexdigest()}.bpf"
@@ -151,3 +152,13 @@ def last_words(log: str) -> str:
 def exec_spec(config: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
     """The `process` of a container's config.json, with another command."""
     return {**config["process"], "args": list(argv), "terminal": False}
+
+
+def privileges(uid: int, bounding: Sequence[str]) -> dict[str, list[str]]:
+    """The capabilities of a process of this user: root has all that are to be had, others may gain them."""
+    held = list(bounding) if uid == 0 else []
+    return {"bounding": list(bounding), "effective": held, "permitted": held}
+
+
+def environment(env: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in env.items()]

@@ -5,23 +5,30 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from container.checks import Checks
 from container.leftovers import strays
 from container.run import MONITOR_PATIENCE, OF_A_RUN
 from container.view import View
 from hybrid import process, usage
 from hybrid.errors import HybridError
-from hybrid.marks import Mark, Marks
-from hybrid.store import Record, discard
+from hybrid.marks import Mark
+from hybrid.store import discard
+
+if TYPE_CHECKING:
+    from container.checks import Checks
 
 
 class Teardown(View):
     """The part of `hybrid.driver.Instance` that ends things."""
 
-    def __init__(self, record: Record, marks: Marks | None = None) -> None:
-        super().__init__(record, marks)
-        self._checks = Checks()
+    @cached_property
+    def _checks(self) -> Checks:
+        """The healthcheck, as this process takes part in it."""
+        from container.checks import Checks
+
+        return Checks()
 
     @abstractmethod
     def _forget(self) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from container.run import Run
-from hybrid import accounting, evidence, freezer, health, usage
+from hybrid import accounting, evidence, freezer, usage
 from hybrid.driver import Evidence, Health, LogPart, State, Stats, Status, Usage
 from hybrid.errors import HybridError, InstanceError
 
@@ -57,7 +57,11 @@ class View(Run):
 
     def _health(self) -> Health | None:
         """What the healthcheck says; nothing while nobody follows it."""
-        return None if self._living("health") is None else health.read(self.directory).status
+        if self._living("health") is None:
+            return None
+        from hybrid import health
+
+        return health.read(self.directory).status
 
     def usage(self) -> Usage:
         pids = self.cgroup.pids()

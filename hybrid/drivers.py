@@ -48,6 +48,10 @@ def all_drivers(home: Home) -> dict[Kind, Driver]:
 
 def open_instance(record: Record, home: Home) -> Instance:
     """The instance that a record describes, made by whichever process."""
+    if record.kind is Kind.CONTAINER:  # what makes new ones takes longer to load than most verbs take to run
+        from container.instance import ContainerInstance
+
+        return ContainerInstance(record)
     return driver(record.kind, home).open(record)
 
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from hybrid import accounts, executable, tree
 from hybrid.errors import CommandError, ImageError
-from hybrid.units import parse_signal
 
 if TYPE_CHECKING:
     from hybrid.spec import Spec
@@ -107,6 +105,8 @@ def merge(spec: Spec, image: Image, command: Sequence[str], name: str) -> Proces
     executed, ImageError when the image cannot be run as the spec says. A `cwd` that the tree does not
     have is for the driver to make, owned by root, as Docker does.
     """
+    from hybrid import accounts, executable
+
     config = image.config
     account = accounts.lookup(image.tree, config.user if spec.user is None else spec.user)
     hostname = spec.hostname or name
@@ -158,6 +158,8 @@ def _argv(spec: Spec, config: ImageConfig, command: Sequence[str]) -> tuple[str,
 
 
 def _cwd(image: Image, path: str) -> str:
+    from hybrid import tree
+
     path = "/" + str(PurePosixPath("/", path)).lstrip("/")
     try:
         fits = stat.S_ISDIR(tree.status(image.tree, path).st_mode)
@@ -173,6 +175,8 @@ def _cwd(image: Image, path: str) -> str:
 def _stop_signal(spec: Spec, config: ImageConfig) -> int:
     if spec.stop_signal is not None:
         return spec.stop_signal
+    from hybrid.units import parse_signal
+
     try:
         return parse_signal(config.stop_signal or "SIGTERM")
     except ValueError as error:

@@ -6,7 +6,7 @@ import signal
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from hybrid.cli import deeds, terminal
+from hybrid.cli import terminal
 from hybrid.cli.signals import FORWARDED, forwarded
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ def run(instance: Instance, execution: Execution, *, stdin: bool) -> int:
         stdio = ending.enter_context(terminal.joined(terminal=shown, stdin=stdin))
         session = instance.inside.exec(execution, stdio)
         ending.callback(session.close)
+        from hybrid.cli import deeds  # loaded while the program starts
+
         deeds.executed(instance, execution)
 
         def send(number: int) -> None:

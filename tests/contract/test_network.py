@@ -101,14 +101,14 @@ def fetch(address: str, port: int, path: str = "/", body: str | None = None) -> 
 @pytest.fixture(scope="module")
 def image(tiny_image: Image, shared_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The tiny image with a server for UDP."""
-    directory = shared_home.images / ("3" * 64)
+    directory = shared_home.images / ("6" * 64)
     directory.mkdir(parents=True)
     subprocess.run(["cp", "-a", tiny_image.tree, directory / "rootfs"], check=True)
     (directory / "rootfs/etc/nsswitch.conf").write_text("hosts: files\n")  # a static program's DNS is not to be trusted
     source = tmp_path_factory.mktemp("echo") / "echo.c"
     source.write_text(UDP_ECHO)
     subprocess.run(["gcc", "-static", "-O1", "-o", directory / "rootfs/bin/udp-echo", source], check=True)
-    return replace(tiny_image, digest=f"sha256:{'3' * 64}", directory=directory)
+    return replace(tiny_image, digest=f"sha256:{'6' * 64}", directory=directory)
 
 
 @pytest.fixture(scope="module")
