@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hybrid.driver import State
 from hybrid.events import Journal
 from hybrid.home import default_home
 
@@ -37,9 +38,11 @@ def executed(instance: Instance, execution: Execution) -> None:
 
 def stop(instance: Instance, timeout: float | None) -> None:
     """Stop an instance within the seconds given, else those of its spec."""
+    running = instance.status().state in (State.RUNNING, State.PAUSED)
     code = instance.stop(instance.record.stop_timeout if timeout is None else timeout)
     journal().note_end(instance)
-    journal().note("stop", instance.record, **({} if code is None else {"exitCode": code}))
+    if running:
+        journal().note("stop", instance.record, **({} if code is None else {"exitCode": code}))
 
 
 def remove_at_end(instance: Instance) -> None:
