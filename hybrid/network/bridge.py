@@ -18,7 +18,7 @@ from typing import Any
 from hybrid import process
 from hybrid.errors import HostError, HybridError
 from hybrid.home import Home, ordinary_user
-from hybrid.network import ipam, names, neighbours, nft, ports, rules, tap
+from hybrid.network import forwarding, ipam, names, neighbours, nft, ports, rules, tap
 from hybrid.network.definitions import Definitions
 from hybrid.network.model import Attachment, Guest, Interface, Lease, Namespace, Network, Up
 from hybrid.network.netlink import Netlink, exists, has_carrier, inside, marked, netlink
@@ -29,7 +29,6 @@ from hybrid.store import Record
 
 _SYSCTL = Path("/proc/sys/net")
 _LINKS = Path("/sys/class/net")
-_FORWARD = _SYSCTL / "ipv4/ip_forward"
 
 
 def attach(plan: Mapping[str, Any], record: Record, end: Namespace | Guest) -> Attachment:
@@ -41,7 +40,7 @@ def attach(plan: Mapping[str, Any], record: Record, end: Namespace | Guest) -> A
         place.write(state)
         try:
             with netlink() as handle:
-                state = _raise(handle, place, state, lease)
+                _raise(handle, place, state, lease)
                 _join(handle, place, lease, end)
         except BaseException:
             _without(place, state, record.id)
@@ -203,23 +202,19 @@ def _address(state: State, up: Up, wish: str) -> str:
 # ---- the kernel's objects ----------------------------------------------------------------
 
 
-def _raise(handle: Netlink, place: Place, state: State, lease: Lease) -> State:
-    """Bring up what is not: bridges, forwarding, and the rules for it all; the state after that."""
+def _raise(handle: Netlink, place: Place, state: State, lease: Lease) -> None:
+    """Bring up what is not: bridges, forwarding, and the rules for it all."""
     fresh = False
     for bridge in {each.bridge for each in lease.interfaces}:
         if not exists(bridge):
             _make_bridge(handle, place, state.networks[bridge])
             fresh = True
-    if _FORWARD.read_text().strip() == "0":
-        state = replace(state, forwarding="0")
-        place.write(state)
-        _FORWARD.write_text("1")
+    forwarding.switch_on()
     if fresh or not nft.has("chain", family="inet", table=place.table, name="forward"):
         nft.run(rules.ruleset(place.table, state))
         neighbours.admit(place)
     elif lease.ports:
         nft.run(rules.published(place.table, lease))
-    return state
 
 
 def _make_bridge(handle: Netlink, place: Place, up: Up) -> None:
@@ -281,7 +276,7 @@ def _without(place: Place, state: State, identifier: str) -> State:
             left = left.without_network(bridge)
     _close(place, left, lease, bool(idle))
     if not left.networks:
-        left = _end(left)
+        forwarding.switch_back()
     place.write(left)
     told = names.tell(left, {each.bridge for each in lease.interfaces})
     if told != left:
@@ -299,10 +294,3 @@ def _close(place: Place, left: State, lease: Lease, changed: bool) -> None:
         nft.run(rules.ruleset(place.table, left) if changed else rules.published(place.table, lease, "delete"))
     except HybridError:  # somebody has changed our table
         nft.run(rules.ruleset(place.table, left))
-
-
-def _end(state: State) -> State:
-    """The last network has gone: forwarding is as it was before the first, unless others may need it by now."""
-    if state.forwarding == "0" and not nft.run([{"list": {"tables": None}}]):
-        _FORWARD.write_text("0")
-    return replace(state, forwarding="")

@@ -26,8 +26,6 @@ class State:
 
     networks: Mapping[str, Up] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
-    forwarding: str = ""
-    """What net.ipv4.ip_forward was before we switched it on; empty when we did not."""
 
     def with_lease(self, lease: Lease) -> State:
         return replace(self, leases={**self.leases, lease.id: lease})
@@ -86,7 +84,7 @@ class Place:
 
     def write(self, state: State) -> None:
         """Save the state in one atomic step; an empty one is no file."""
-        if not state.networks and not state.leases and not state.forwarding:
+        if not state.networks and not state.leases:
             self.file.unlink(missing_ok=True)
             return
         values = {"boot": boot_id(), **_plain(state)}
@@ -125,7 +123,6 @@ def _state(values: Mapping[str, Any]) -> State:
     return State(
         {bridge: Up(**each) for bridge, each in values["networks"].items()},
         {id: _lease(each) for id, each in values["leases"].items()},
-        values["forwarding"],
     )
 
 

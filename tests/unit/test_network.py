@@ -276,7 +276,7 @@ def test_name_servers(tmp_path: Path, host: str, servers: list[str], expected: s
 
 
 def test_the_state_is_read_as_it_was_written(tmp_path: Path) -> None:
-    place, kept = Place(tmp_path), replace(state(WEB, lease(3, extra_hosts=(("a", "1.2.3.4"),))), forwarding="0")
+    place, kept = Place(tmp_path), state(WEB, lease(3, extra_hosts=(("a", "1.2.3.4"),)))
     with place.held():
         place.write(kept)
     assert place.read() == kept
