@@ -40,8 +40,6 @@ setup() {
     step "role host: packages and users" .venv/bin/ansible-playbook ansible/host.yml \
         -e "host_development=$([ -n "$setup_dev" ] && echo true || echo false)"
     step "hybrid and its libraries" retry .venv/bin/pip install -q -e ".${setup_dev:+[$setup_dev]}"
-    # Also where the environment forbids it: without, each command would compile all of it again.
-    step "bytecode" .venv/bin/python -m compileall -q hybrid vm container benchmarks
     fingerprint | tee .venv/.ready >"$setup_stamp"
 }
 

@@ -1,26 +1,22 @@
 """The OCI runtime configuration of a container: what Docker gives one by default, with a user namespace.
 
 One pure function, tested against golden files. It differs from `docker run --network none` on purpose
-in three things: a user namespace, no_new_privs, and /etc/hostname and /etc/hosts of our own making. With a
-network of ours, network and user namespace are made before, and the runtime joins them.
+in three things: a user namespace, no_new_privs, and /etc/hostname and /etc/hosts of our own making.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from container.mounts import IdMap
-from container.runtime import environment, privileges
-from hybrid.defaults import SHM_SIZE, hosts
-from hybrid.network.words import Mode
+from hybrid.defaults import hosts
 
 if TYPE_CHECKING:
     from hybrid.image import Process
-    from hybrid.limits import BlockIo, Device
     from hybrid.spec import Spec
 
 CAPABILITIES = (
@@ -83,39 +79,28 @@ class Place:
     """Where its root filesystem is mounted."""
     etc: Path
     """The directory with the files that it sees as /etc/hosts and /etc/hostname."""
-    cgroup: str | None
-    """Its cgroup, absolute, in every hierarchy; None where it has none."""
+    cgroup: str
+    """Its cgroup, absolute, in every hierarchy."""
     ids: IdMap | None
     """Its user namespace; None shares the host's ids."""
-    rlimits: Mapping[str, tuple[int, int]]
-    """Soft and hard resource limits by name: nofile, …"""
+    open_files: tuple[int, int]
+    """Soft and hard limit of open files."""
     swap: bool
     """Whether the host's cgroups can limit swap."""
     seccomp: Mapping[str, Any]
     """linux.seccomp of the OCI runtime specification."""
     compiled: bytes = b""
     """The same as a filter program, where the runtime has compiled it before."""
-    mounts: Sequence[Mapping[str, Any]] = ()
-    """What the spec mounts, as config.json has it."""
-    block_io: BlockIo | None = None
-    """The spec's blkio_config, its devices found."""
-    network: Mode = Mode.NONE
-    namespaces: Mapping[str, Path] = field(default_factory=dict)
-    """Those to join, by their OCI names; the others are new."""
 
 
 def runtime_config(spec: Spec, process: Process, place: Place) -> dict[str, Any]:
     """config.json for a container that runs `process` with the resources of `spec` in `place`."""
     return {
         "ociVersion": "1.0.2",
-        "process": _process(process, place) | _oom(spec.oom_score_adj),
-        "root": {"path": str(place.root), "readonly": spec.read_only},
+        "process": _process(process, place),
+        "root": {"path": str(place.root), "readonly": False},
         "hostname": process.hostname,
-        "mounts": [
-            *_system_mounts(spec.shm_size or SHM_SIZE, place.network, place.cgroup is not None),
-            *_files(place),
-            *map(dict, place.mounts),
-        ],
+        "mounts": [*_system_mounts(), *_files(place.etc)],
         "linux": _linux(spec, place),
         **_annotations(place.compiled),
     }
@@ -127,8 +112,10 @@ def _annotations(compiled: bytes) -> dict[str, Any]:
 
 
 def _process(process: Process, place: Place) -> dict[str, Any]:
+    held = list(CAPABILITIES) if process.uid == 0 else []
+    soft, hard = place.open_files
     return {
-        "terminal": process.tty,
+        "terminal": False,
         "user": {
             "uid": process.uid,
             "gid": process.gid,
@@ -138,67 +125,54 @@ def _process(process: Process, place: Place) -> dict[str, Any]:
         "args": list(process.argv),
         "env": environment(process.env),
         "cwd": process.cwd,
-        "capabilities": privileges(process.uid, CAPABILITIES),
-        "rlimits": [
-            {"type": f"RLIMIT_{name.upper()}", "hard": hard, "soft": soft}
-            for name, (soft, hard) in place.rlimits.items()
-        ],
+        "capabilities": {"bounding": list(CAPABILITIES), "effective": held, "permitted": held},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "hard": hard, "soft": soft}],
         "noNewPrivileges": True,
     }
 
 
-def _oom(adjustment: int | None) -> dict[str, Any]:
-    return {} if adjustment is None else {"oomScoreAdj": adjustment}
+def environment(env: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in env.items()]
 
 
-def _system_mounts(shm: int, network: Mode, cgroup: bool) -> list[dict[str, Any]]:
+def _system_mounts() -> list[dict[str, Any]]:
     safe = ("nosuid", "noexec", "nodev")
-    sysfs = _mount("/sys", "sysfs", "sysfs", *safe, "ro")
-    if network is Mode.HOST:  # the kernel mounts a new one for those only who own the network
-        sysfs = _mount("/sys", "bind", "/sys", "bind", "rprivate", *safe, "ro")
     return [
         _mount("/proc", "proc", "proc", *safe),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
         _mount(
             "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
         ),
-        sysfs,
-        *([_mount("/sys/fs/cgroup", "cgroup", "cgroup", *safe, "ro")] if cgroup else []),
+        _mount("/sys", "sysfs", "sysfs", *safe, "ro"),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", *safe, "ro"),
         _mount("/dev/mqueue", "mqueue", "mqueue", *safe),
-        _mount("/dev/shm", "tmpfs", "shm", *safe, "mode=1777", f"size={shm >> 10}k"),
+        _mount("/dev/shm", "tmpfs", "shm", *safe, "mode=1777", "size=65536k"),
     ]
 
 
-def _files(place: Place) -> list[dict[str, Any]]:
-    names = ("hosts", "hostname", *(["resolv.conf"] if place.network is not Mode.NONE else []))
-    return [_mount(f"/etc/{name}", "bind", str(place.etc / name), "bind", "rprivate") for name in names]
+def _files(etc: Path) -> list[dict[str, Any]]:
+    return [_mount(f"/etc/{name}", "bind", str(etc / name), "bind", "rprivate") for name in ("hosts", "hostname")]
 
 
 def _mount(destination: str, kind: str, source: str, *options: str) -> dict[str, Any]:
     return {"destination": destination, "type": kind, "source": source, "options": list(options)}
 
 
-def _group(spec: Spec, place: Place) -> dict[str, Any]:
-    if place.cgroup is None:
-        return {}
-    return {"cgroupsPath": place.cgroup, "resources": _resources(spec, place.swap) | _block_io(place.block_io)}
-
-
 def _linux(spec: Spec, place: Place) -> dict[str, Any]:
-    names = ["pid", *([] if place.network is Mode.HOST else ["network"]), "ipc", "uts", "mount", "cgroup"]
+    names = ["pid", "network", "ipc", "uts", "mount", "cgroup"]
     linux: dict[str, Any] = {
-        **_group(spec, place),
-        "sysctl": {} if place.network is Mode.HOST else _sysctl(place.ids),
+        "cgroupsPath": place.cgroup,
+        "resources": _resources(spec, place.swap),
+        "sysctl": _sysctl(place.ids),
         "seccomp": dict(place.seccomp),
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READONLY_PATHS),
     }
     if place.ids is not None:
         names.append("user")
-        mappings = [{"containerID": inside, "hostID": id, "size": count} for inside, id, count in place.ids.ranges]
-        linux |= {"uidMappings": mappings, "gidMappings": mappings}
-    known = {name: {"path": str(path)} for name, path in place.namespaces.items()}
-    return linux | {"namespaces": [{"type": name, **known.get(name, {})} for name in names]}
+        mapping = {"containerID": 0, "hostID": place.ids.base, "size": place.ids.size}
+        linux |= {"uidMappings": [mapping], "gidMappings": [mapping]}
+    return linux | {"namespaces": [{"type": name} for name in names]}
 
 
 def _resources(spec: Spec, swap: bool) -> dict[str, Any]:
@@ -208,32 +182,10 @@ def _resources(spec: Spec, swap: bool) -> dict[str, Any]:
     if spec.cpus is not None:
         resources["cpu"] = {"quota": max(1000, round(spec.cpus * _CPU_PERIOD)), "period": _CPU_PERIOD}
     if spec.mem_limit is not None:
-        both = spec.mem_limit if spec.memswap_limit is None else spec.memswap_limit
-        resources["memory"] = {"limit": spec.mem_limit} | ({"swap": both} if swap else {})
+        resources["memory"] = {"limit": spec.mem_limit} | ({"swap": spec.mem_limit} if swap else {})
     if spec.pids_limit is not None:
         resources["pids"] = {"limit": spec.pids_limit}
     return resources
-
-
-def _block_io(found: BlockIo | None) -> dict[str, Any]:
-    if found is None:
-        return {}
-    rates = {
-        "throttleReadBpsDevice": found.read_bps,
-        "throttleWriteBpsDevice": found.write_bps,
-        "throttleReadIOPSDevice": found.read_iops,
-        "throttleWriteIOPSDevice": found.write_iops,
-    }
-    limits: dict[str, Any] = {name: [_of_device(each, "rate") for each in rate] for name, rate in rates.items() if rate}
-    if found.weight is not None:
-        limits["weight"] = found.weight
-    if found.weights:
-        limits["weightDevice"] = [_of_device(each, "weight") for each in found.weights]
-    return {"blockIO": limits} if limits else {}
-
-
-def _of_device(each: Device, key: str) -> dict[str, int]:
-    return {"major": each.major, "minor": each.minor, key: each.value}
 
 
 def _device(kind: str, major: int | None, minor: int | None, access: str) -> dict[str, Any]:

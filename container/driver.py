@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from container import bundle, init, mounts, netns, runtime, seccomp, volumes
+from container import bundle, init, mounts, runtime, seccomp
 from container.instance import ContainerInstance
 from container.mounts import IdMap
 from container.procevents import ProcessEvents
 from container.records import new_record
-from hybrid import cgroups, delegation, limits, process
+from hybrid import cgroups, process
+from hybrid.defaults import OPEN_FILES
 from hybrid.driver import Kind, Problem, Request
 from hybrid.errors import HostError, HybridError
-from hybrid.home import ordinary_user
 from hybrid.marks import Mark
-from hybrid.network import plan
-from hybrid.network.words import Mode
 from hybrid.store import InstanceStore, new_id
-from hybrid.volumes import prepared, to_record
 
 if TYPE_CHECKING:
     from hybrid.home import Home
     from hybrid.image import Image
-    from hybrid.spec import Spec
     from hybrid.store import Record
 
 _ID_BASE = 2_000_000_000
@@ -47,19 +44,16 @@ class ContainerDriver:
 
     def problems(self) -> Sequence[Problem]:
         home = next(path for path in (self._home.root, *self._home.root.parents) if path.exists())
-        own: list[Callable[[], object]] = [lambda: runtime.choose(None, self._state)]
-        if not id_map().is_identity:
-            own.append(lambda: mounts.check_idmapped(home))
-        return [*needs(), *_problems(own)] if os.geteuid() == 0 else needs("user")
+        own = (lambda: runtime.choose(None, self._state), lambda: mounts.check_idmapped(home))
+        return [*needs(), *_problems(own)]
 
     def warnings(self) -> Sequence[Problem]:
-        if ordinary_user() is None:
+        if os.geteuid() == 0:
             with ProcessEvents() as events:
                 if not events.listens():
                     what = "the kernel does not tell when a command is executed: the mark may come some ms late"
                     return [Problem(what, "run in the host's own network and pid namespaces, with CAP_NET_ADMIN")]
-            return []
-        return [] if cgroups.tree().usable else [delegation.missing("no limits for containers, no `pause`")]
+        return []
 
     def facts(self) -> Mapping[str, str]:
         chosen, ids = runtime.choose(None, self._state), id_map()
@@ -78,43 +72,32 @@ class ContainerDriver:
         spec, id = request.spec, new_id()
         chosen = runtime.choose(spec.container.runtime, self._state)
         ids = id_map() if spec.container.userns else None
-        network = plan.make(spec, self.kind, self._home, request.process.hostname)
-        check_limits(spec)
         if is_init := init.is_init(request.process):
             init.check(cgroups.tree())
         rules = seccomp.load(bundle.CAPABILITIES)
         kept = chosen.filter_file(rules)
         compiled = kept.read_bytes() if kept.exists() else b""
         store = InstanceStore(self._home)
-        final = store.path(id)
-        if ids is not None and not ids.is_identity:
+        final = store.path(request.name)
+        if ids is not None:
             _reachable(self._home.instances)
-        with (
-            store.making(request.name, id) as (directory, commit),
-            prepared(spec, request.image, self._home, directory) as mounted,
-        ):
+        with store.making(request.name) as (directory, commit):
             place = bundle.Place(
                 root=final / "rootfs",
                 etc=final / "etc",
-                cgroup=cgroups.Cgroup(id).path if cgroups.tree().usable else None,
+                cgroup=cgroups.Cgroup(id).path,
                 ids=ids,
-                rlimits=limits.here(spec),
+                open_files=open_files(),
                 swap=cgroups.limits_swap(cgroups.tree()),
                 seccomp=rules,
                 compiled=compiled,
-                mounts=volumes.entries(final, mounted),
-                block_io=limits.block_io(spec),
-                network=Mode(network["mode"]),
-                namespaces=netns.paths(final, ids is not None) if network["mode"] == Mode.BRIDGE else {},
             )
             config = bundle.runtime_config(spec, request.process, place)
             if is_init:
-                system = config["mounts"][: len(config["mounts"]) - len(place.mounts)]
-                config["mounts"] = [*init.with_init(system, cgroups.Cgroup(id)), *place.mounts]
+                config["mounts"] = init.with_init(config["mounts"], cgroups.Cgroup(id))
             (directory / "config.json").write_text(json.dumps(config))
             _write_etc(directory / "etc", request.process.hostname, ids)
             mounts.Layers(request.image.tree, directory / "layer", directory / "rootfs").prepare(ids)
-            volumes.prepare(directory, mounted)
             record = commit(
                 new_record(
                     *(request, self.kind, directory),
@@ -122,11 +105,9 @@ class ContainerDriver:
                     tree=str(request.image.tree),
                     runtime=chosen.path,
                     runtime_root=str(chosen.root),
-                    ids=None if ids is None else [ids.base, ids.size, *ids.cuts],
+                    ids=None if ids is None else [ids.base, ids.size],
                     filter=None if compiled else str(kept),
                     init=is_init,
-                    **to_record(mounted),
-                    network=network,
                 )
             )
         request.marks.stamp(Mark.CREATE)
@@ -141,16 +122,9 @@ class ContainerDriver:
 
 
 def id_map(subuid: Path = Path("/etc/subuid")) -> IdMap:
-    """The host's ids that stand for a container's: the range that the administrator gave to `hybrid`, else ours.
-
-    An ordinary user's containers have the ids of the user's own namespace (`hybrid.rootless`), in one below it:
-    trees lie there with an image's owners already, and the kernel has no id-mapped mounts for ordinary users.
-    """
-    if ordinary_user() is not None:
-        starts = {int(line.split()[0]) for name in ("uid", "gid") for line in _lines(Path(f"/proc/self/{name}_map"))}
-        return IdMap(0, _IDS, tuple(sorted(starts)))
+    """The host's ids that stand for a container's: the range that the administrator gave to `hybrid`, else ours."""
     if subuid.exists():
-        for line in _lines(subuid):
+        for line in subuid.read_text().splitlines():
             user, _, rest = line.partition(":")
             base, _, size = rest.partition(":")
             if user == "hybrid" and base.isdecimal() and size.isdecimal() and int(size) >= _IDS:
@@ -158,16 +132,11 @@ def id_map(subuid: Path = Path("/etc/subuid")) -> IdMap:
     return IdMap(_ID_BASE, _IDS)
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()
-
-
-def check_limits(spec: Spec) -> None:
-    """HostError when a spec sets a limit and instances have no control groups."""
-    wanted = ("cpus", "mem_limit", "pids_limit", "blkio_config")
-    if not cgroups.tree().usable and (given := [name for name in wanted if getattr(spec, name) is not None]):
-        missing = delegation.missing(f"{' and '.join(given)} cannot be kept")
-        raise HostError(missing.what, where=given[0], mend=f"{missing.mend}; or take the limit out of the spec")
+def open_files() -> tuple[int, int]:
+    """Soft and hard limit of open files for a command: the usual, as far as this process may give them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = OPEN_FILES[1] if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES[1])
+    return min(OPEN_FILES[0], allowed), allowed
 
 
 def _write_etc(directory: Path, hostname: str, ids: IdMap | None) -> None:
@@ -205,22 +174,14 @@ def _problems(checks: Iterable[Callable[[], object]]) -> Iterator[Problem]:
             yield Problem(str(error), "run as root, on a kernel that has this")
 
 
-def _need_user() -> None:
-    from hybrid import rootless
-
-    rootless.need()
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise HostError("containers need root for now", mend="sudo hybrid …")
 
 
 def _need_overlay() -> None:
-    filesystems = Path("/proc/filesystems")
-    if "\toverlay\n" in filesystems.read_text():
-        return
-    if ordinary_user() is None:
+    if "\toverlay\n" not in Path("/proc/filesystems").read_text():
         process.run([process.need("modprobe", "kmod"), "overlay"])
-        return
-    mounts.private(mounts.load_overlay)
-    if "\toverlay\n" not in filesystems.read_text():
-        raise HostError("the kernel has no overlayfs", mend="as root: modprobe overlay")
 
 
 def _need_user_namespace() -> None:
@@ -229,11 +190,11 @@ def _need_user_namespace() -> None:
 
 def _need_cgroups() -> None:
     where = cgroups.tree()
-    if not where.usable and ordinary_user() is not None:
-        return  # that is a warning
     if where.version == "none":
         raise HostError("no control groups are mounted", mend="mount -t cgroup2 none /sys/fs/cgroup")
-    cgroups.try_out()
+    trial = cgroups.Cgroup(f"trial-{new_id()}")
+    trial.create()
+    trial.remove()
 
 
 def _need_seccomp() -> None:
@@ -243,7 +204,7 @@ def _need_seccomp() -> None:
 
 
 _NEEDS: Mapping[str, Callable[[], object]] = {
-    "user": _need_user,
+    "root": _need_root,
     "conmon": lambda: process.need("conmon"),
     "overlay": _need_overlay,
     "user namespaces": _need_user_namespace,

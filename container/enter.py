@@ -1,7 +1,7 @@
 """Become the command of an instance of kind host: its root directory, ids, limits and working directory.
 
 The standard library only: a detached instance runs this file as a program, in an interpreter that sees
-no other module, in the place of an OCI runtime: its monitor becomes the command's parent.
+no other module, and the program replaces itself by the command.
 """
 
 from __future__ import annotations
@@ -28,12 +28,10 @@ class Plan:
     uid: int
     gid: int
     groups: list[int]
-    rlimits: dict[int, list[int]]
-    """Soft and hard limits by the number of RLIMIT_…; numbers are text in JSON."""
+    open_files: list[int]
     argv: list[str]
     executable: str
     env: dict[str, str]
-    tty: bool = False
 
     def dumps(self) -> str:
         return json.dumps(asdict(self))
@@ -46,8 +44,8 @@ def become(plan: Plan) -> None:
             file.write("0")
     os.chroot(plan.root)
     os.makedirs(plan.cwd, exist_ok=True)  # noqa: PTH103
-    for number, (soft, hard) in plan.rlimits.items():
-        resource.setrlimit(int(number), (_limit(soft), _limit(hard)))
+    soft, hard = plan.open_files
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     os.umask(0o022)
     os.setgroups(plan.groups)
     os.setresgid(plan.gid, plan.gid, plan.gid)
@@ -55,68 +53,19 @@ def become(plan: Plan) -> None:
     os.chdir(plan.cwd)
 
 
-def _limit(number: int) -> int:
-    """Python has the kernel's highest number, no limit, as -1."""
-    return -1 if number >= (1 << 64) - 1 else number
-
-
 def main() -> None:
-    """Make a detached command as an OCI runtime would for its monitor: `create … --pid-file FILE … ID`.
-
-    The first argument names the instance's directory, with the plan. Ends when the command is executed; when
-    it cannot be, with `ERRNO text` in the file `failure`.
-    """
-    directory, *words = sys.argv[1:]
-    with open(f"{directory}/plan") as file:  # noqa: PTH123
+    """Execute the plan in the file that the first argument names; on failure write `ERRNO text` to descriptor 3."""
+    with open(sys.argv[1]) as file:  # noqa: PTH123
         plan = Plan(**json.load(file))
-    pid, failure = _fork(plan, words[words.index("--console-socket") + 1] if plan.tty else "")
-    if failure:
-        with open(f"{directory}/failure", "w") as file:  # noqa: PTH123
-            file.write(failure)
-        sys.exit(1)
-    with open(words[words.index("--pid-file") + 1], "w") as file:  # noqa: PTH123
-        file.write(str(pid))
-
-
-def _fork(plan: Plan, console: str) -> tuple[int, str]:
-    """The pid of a child that has become the command; or what went wrong."""
-    told, telling = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setsid()
-            if console:
-                _take_terminal(plan.uid, console)
-            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
-                signal.signal(number, signal.SIG_DFL)  # a monitor and Python itself ignore them
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
-            ctypes.CDLL(None).close_range(3, ~0 & 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
-            become(plan)
-            os.execve(plan.executable, plan.argv, plan.env)
-        except OSError as error:
-            os.write(telling, f"{error.errno} {error.strerror}".encode())
-        finally:
-            os._exit(127)
-    os.close(telling)
-    return pid, os.read(told, 4096).decode(errors="replace")
-
-
-def _take_terminal(uid: int, console: str) -> None:
-    """Make a terminal, give its master to the monitor, and make it this process's own."""
-    import fcntl
-    import socket
-    import termios
-
-    master, slave = os.openpty()
-    os.fchown(slave, uid, -1)
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(console)
-        socket.send_fds(connection, [b"terminal"], [master])
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-    for number in range(3):
-        os.dup2(slave, number)
-    os.close(master)
-    os.close(slave)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)  # a shell's background command and Python itself ignore them
+    ctypes.CDLL(None).close_range(3, ~0 & 0xFFFFFFFF, _CLOSE_RANGE_CLOEXEC)
+    try:
+        become(plan)
+        os.execve(plan.executable, plan.argv, plan.env)
+    except OSError as error:
+        os.write(3, f"{error.errno} {error.strerror}".encode())
+        os._exit(127)
 
 
 if __name__ == "__main__":

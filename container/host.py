@@ -7,43 +7,56 @@ counts what it costs and finds all its processes at the end.
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
-from container import enter, mounts, volumes, within
-from container.become import launch, not_executed
-from container.driver import check_limits, needs
+from container import enter, mounts
+from container.driver import needs, open_files
 from container.enter import Plan
-from container.inside import Ids, LocalInside
 from container.local import LocalInstance
 from container.mounts import Layers
 from container.procevents import ProcessEvents
 from container.records import new_record, saved_process
-from container.session import FailedSession, HostSession
-from hybrid import cgroups, limits, process
+from hybrid import cgroups, health, process
 from hybrid.defaults import hosts
-from hybrid.driver import Execution, Kind, Problem, Request, Session, Stdio
-from hybrid.errors import CommandError, HybridError
+from hybrid.driver import Kind, Problem, Request, Stdio
+from hybrid.errors import CommandError, HybridError, NotReadyError
 from hybrid.marks import Mark
-from hybrid.network import plan
-from hybrid.store import InstanceStore, Record, new_id
-from hybrid.volumes import from_record, prepared, to_record
+from hybrid.store import InstanceStore, Record
 
 if TYPE_CHECKING:
     from hybrid.home import Home
-    from hybrid.image import Image, Process
+    from hybrid.image import Image
 
 _SHARED = ("proc", "sys", "dev")
 """The host's own directories that the command sees."""
 
+_MONITOR = """
+exit=$1 pid=$2
+shift 2
+exec 3>&0 </dev/null
+"$@" &
+echo $! >"$pid"
+exec 3>&-
+wait $!
+echo $? >"$exit.new"
+mv "$exit.new" "$exit"
+"""
+"""Starts a detached command, and stays to note its exit code. Standard input is a pipe's write end: what
+goes wrong is told there, and it is closed by execve."""
 
-T = TypeVar("T")
+_OUTPUT = 65536
+"""Bytes kept of what a probe writes."""
+_PATIENCE = 60.0
+"""Seconds that a detached command may take to be executed."""
 
 
 class HostDriver:
@@ -55,7 +68,7 @@ class HostDriver:
         self._home = home
 
     def problems(self) -> Sequence[Problem]:
-        return needs("user", "conmon", "overlay", "cgroups") if os.geteuid() == 0 else needs("user")
+        return needs("root", "overlay", "cgroups")
 
     def warnings(self) -> Sequence[Problem]:
         return []
@@ -67,22 +80,9 @@ class HostDriver:
         return 0
 
     def create(self, request: Request) -> HostInstance:
-        id = new_id()
-        check_limits(request.spec)
-        given = {name: list(pair) for name, pair in limits.here(request.spec).items()}
-        network = plan.make(request.spec, self.kind, self._home, request.process.hostname)
-        with (
-            InstanceStore(self._home).making(request.name, id) as (directory, commit),
-            prepared(request.spec, request.image, self._home, directory) as mounted,
-        ):
+        with InstanceStore(self._home).making(request.name) as (directory, commit):
             Layers(request.image.tree, directory / "layer", directory / "rootfs").prepare(None)
-            engine = {
-                "tree": str(request.image.tree),
-                "rlimits": given,
-                "read_only": request.spec.read_only,
-                "network": network,
-            }
-            record = commit(new_record(request, self.kind, directory, id=id, **engine, **to_record(mounted)))
+            record = commit(new_record(request, self.kind, directory, tree=str(request.image.tree)))
         request.marks.stamp(Mark.CREATE)
         return HostInstance(record, request.marks)
 
@@ -97,17 +97,19 @@ class HostInstance(LocalInstance):
 
     @property
     def layers(self) -> Layers:
-        layer, root = self.directory / "layer", self.directory / "rootfs"
-        return Layers(Path(self._record.engine["tree"]), layer, root, self.cgroup.name)
+        return Layers(Path(self._record.engine["tree"]), self.directory / "layer", self.directory / "rootfs")
+
+    def _exit_file(self) -> Path:
+        return self.directory / "exit"
 
     # ---- start ---------------------------------------------------------------------------
 
     def _launch(self, stdio: Stdio | None) -> None:
-        cgroups.join()
         self.cgroup.create()
         with ProcessEvents() as events:
-            self.in_mounted_root(partial(self._run_detached if stdio is None else self._run, stdio))
-            at = events.nth(self._record.engine["pid"])
+            mounts.private(self._run_detached if stdio is None else partial(self._run, stdio))
+            # A detached command's process runs the interpreter first, and the command after it.
+            at = events.nth(self._record.engine["pid"], 1 if stdio is None else 0)
         self._marks.stamp(Mark.ENTRYPOINT, at)
         self._save(starting=False)
 
@@ -121,54 +123,78 @@ class HostInstance(LocalInstance):
     def _settle(self, timeout: float | None) -> None:
         """Nothing: `_launch` returns when the command is executed."""
 
-    def _run(self, stdio: Stdio | None, root: Path) -> None:
+    def _run(self, stdio: Stdio) -> None:
         """Attached: the command is this process's child."""
-        assert stdio is not None
-        plan = self._prepare(root)
+        plan = self._mount()
+        stdin = process.DEVNULL if stdio.stdin < 0 else stdio.stdin
         self._marks.stamp(Mark.SPAWN)
-        self._child, master = launch(plan, stdio, self._size, lambda: enter.become(plan))
-        if master >= 0:
-            self._join_terminal(master, stdio)
-        self._save(pid=self._child.pid, started=process.start_time(self._child.pid))
+        with _becoming(lambda: enter.become(plan)) as setup:
+            child = process.launch(
+                plan.argv,
+                executable=plan.executable,
+                env=plan.env,
+                stdin=stdin,
+                stdout=stdio.stdout,
+                stderr=stdio.stderr,
+                setup=setup,
+                new_session=True,
+            )
+        self._child = child
+        self._save(pid=child.pid, started=process.start_time(child.pid))
 
-    def _run_detached(self, stdio: Stdio | None, root: Path) -> None:
-        """Detached: a monitor makes the command, by a program of ours in the place of an OCI runtime."""
-        for name in ("pid", "failure"):
-            (self.directory / name).unlink(missing_ok=True)
-        (self.directory / "plan").write_text(self._prepare(root).dumps())
-        pid, cpu = self._monitored([sys.executable, "-I", "-S", enter.__file__, str(self.directory)])
-        self._save(pid=pid, started=process.start_time(pid), launch_cpu=cpu)
-
-    def _gave_up(self) -> HybridError:
+    def _run_detached(self) -> None:
+        """Detached: a shell is the command's parent, and notes its exit code."""
+        plan = self._mount()
+        paths = {name: self.directory / name for name in ("plan", "pid", "exit")}
+        paths["pid"].unlink(missing_ok=True)
+        paths["plan"].write_text(plan.dumps())
+        launcher = [sys.executable, "-I", "-S", enter.__file__, str(paths["plan"])]
+        argv = ["/bin/sh", "-c", _MONITOR, self._record.id, str(paths["exit"]), str(paths["pid"]), *launcher]
+        out, err = (os.open(p, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640) for p in self.logs())
+        told, telling = os.pipe2(os.O_CLOEXEC)
         try:
-            number, _, text = (self.directory / "failure").read_text().partition(" ")
-        except FileNotFoundError:
-            return HybridError("conmon could not start the command", mend="hybrid doctor")
-        return not_executed(self._record.command[0], OSError(int(number), text))
+            self._marks.stamp(Mark.SPAWN)
+            child = process.launch(argv, stdin=telling, stdout=out, stderr=err, new_session=True)
+            os.close(telling)
+            telling = -1
+            self._child = child
+            self._await_execution(told)
+            process.disown(child)
+            self._child = None
+        finally:
+            for descriptor in (out, err, told, telling):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        pid, monitor = int(paths["pid"].read_text()), child.pid
+        self._save(
+            **{"pid": pid, "started": process.start_time(pid)},
+            **{"monitor_pid": monitor, "monitor_started": process.start_time(monitor), "monitor_name": "sh"},
+        )
 
-    def in_mounted_root(self, work: Callable[[Path], T]) -> T:
-        layers = self.layers
+    def _await_execution(self, told: int) -> None:
+        """Return when the pipe says that the command is executed; its failure if it is not."""
+        poller = select.poll()
+        poller.register(told, select.POLLIN)
+        if not poller.poll(_PATIENCE * 1000):
+            raise NotReadyError(f"the command was not executed within {_PATIENCE:g} s", phase="entrypoint")
+        if words := os.read(told, 4096).decode(errors="replace"):
+            number, _, text = words.partition(" ")
+            raise _not_executed(self._record.command[0], OSError(int(number), text))
 
-        def mounted() -> T:
-            mounts.mount_root(layers, None)
-            return work(layers.root)
-
-        return mounts.private(mounted)
-
-    def _prepare(self, path: Path) -> Plan:
-        """Show the host's own directories in the mounted root; what the command is to become there."""
-        root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _mount(self) -> Plan:
+        """Mount the root filesystem, with the host's own directories in it, in this thread's namespace."""
+        mounts.mount_root(self.layers, None)
+        root = os.open(self.layers.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name in _SHARED:
                 mounts.bind_in(root, name, Path("/", name))
             mounts.write_in(root, "etc/hosts", hosts(socket.gethostname()))
         finally:
             os.close(root)
-        mounted = from_record(self._record.engine, self.directory)
-        volumes.mount_in(path, mounted, read_only=bool(self._record.engine.get("read_only")))
-        return self.plan(str(path), saved_process(self._record))
+        return self._plan(str(self.layers.root))
 
-    def plan(self, root: str, what: Process) -> Plan:
+    def _plan(self, root: str) -> Plan:
+        what = saved_process(self._record)
         return Plan(
             root=root,
             procs=[str(path / "cgroup.procs") for path in self.cgroup.directories if path.is_dir()],
@@ -176,23 +202,33 @@ class HostInstance(LocalInstance):
             uid=what.uid,
             gid=what.gid,
             groups=list(what.groups),
-            rlimits={limits.number(name): pair for name, pair in self._record.engine["rlimits"].items()},
+            open_files=list(open_files()),
             argv=list(what.argv),
             executable=what.executable,
             env=dict(what.env),
-            tty=what.tty,
         )
 
     # ---- the rest ------------------------------------------------------------------------
 
-    def _probe(self, argv: Sequence[str]) -> Sequence[str]:
-        path = self.directory / "probe.json"
-        path.write_text(self.plan("/", replace(saved_process(self._record), argv=tuple(argv), tty=False)).dumps())
-        return [sys.executable, "-I", "-S", within.__file__, str(path), str(self._record.engine["pid"])]
+    def _probe(self, argv: Sequence[str], timeout: float) -> health.Outcome:
+        if (command := self._command()) is None:
+            return health.Outcome(None, "the command has ended")
+        plan = self._plan("/")
 
-    @property
-    def inside(self) -> HostInside:
-        return HostInside(self)
+        def become() -> None:
+            mounts.enter(command[0])
+            enter.become(plan)
+
+        output = os.memfd_create("output")
+        try:
+            with _becoming(become) as setup:
+                child = process.launch(argv, env=plan.env, stdout=output, stderr=output, setup=setup, new_session=True)
+            code = process.bounded(child, timeout)
+            return health.Outcome(code, os.pread(output, _OUTPUT, 0).decode(errors="replace"))
+        except CommandError as error:
+            return health.Outcome(error.exit_code, error.what)
+        finally:
+            os.close(output)
 
     def _after_end(self) -> None:
         """What the command has left running ends with it, as it would in a container."""
@@ -203,33 +239,41 @@ class HostInstance(LocalInstance):
         """Nothing: mounts and namespace have ended with the processes."""
 
 
+@contextmanager
+def _becoming(change: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """The `setup` of a launch that changes the child; what goes wrong there, or at execve, is raised here."""
+    told, telling = os.pipe2(os.O_CLOEXEC)
+
+    def setup() -> None:
+        try:
+            change()
+        except OSError as error:
+            os.write(telling, f"{error.filename or ''}: {error.strerror}".encode())
+            raise
+
+    try:
+        yield setup
+    except OSError as error:
+        raise _not_executed("", error) from None
+    except Exception:
+        os.close(telling)
+        telling = -1
+        if words := os.read(told, 4096).decode(errors="replace"):
+            raise HybridError(f"the command's process could not be set up: {words}") from None
+        raise
+    finally:
+        for descriptor in (told, telling):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _not_executed(command: str, error: OSError) -> CommandError:
+    missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
+    return CommandError(f"{command or error.filename}: {error.strerror}", exit_code=127 if missing else 126)
+
+
 def _leads_session(pid: int) -> bool:
     try:
         return os.getsid(pid) == pid
     except ProcessLookupError:
         return False
-
-
-class HostInside(LocalInside):
-    """By a child that enters the command's root directory and control group."""
-
-    def __init__(self, instance: HostInstance) -> None:
-        super().__init__(instance, Ids())
-        self._host = instance
-
-    def _execute(self, program: Process, execution: Execution, stdio: Stdio, pid: int) -> Session:
-        plan = self._host.plan("/", replace(program, tty=execution.terminal is not None))
-
-        def become() -> None:
-            mounts.enter(pid)
-            enter.become(plan)
-
-        try:
-            child, master = launch(plan, stdio, execution.terminal, become)
-        except CommandError as error:
-            return FailedSession(error)
-        if master < 0:
-            return HostSession(child, None)
-        from container.terminal import Terminal
-
-        return HostSession(child, Terminal(master, stdio))

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import select
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import ClassVar
 
-from container import mounts
-from container.inside import ContainerInside, Ids
+from container import init, mounts
 from container.local import LocalInstance
 from container.mounts import IdMap, Layers
-from container.records import saved_process
+from container.procevents import ProcessEvents
 from container.runtime import Runtime, exec_spec, failure
-from container.streams import own_null, without_null
-from hybrid import cgroups, process
+from hybrid import cgroups, health, process
 from hybrid.driver import Kind, Stdio
 from hybrid.errors import HybridError, NotReadyError
-from hybrid.home import ordinary_user
 from hybrid.marks import Mark, Marks
-from hybrid.mounts import closing
 from hybrid.store import Record
 
-if TYPE_CHECKING:
-    from container.procevents import ProcessEvents
-    from container.terminal import ConsoleSocket
-
-T = TypeVar("T")
+_RUNTIME_PATIENCE = 60.0
+"""Seconds that a runtime may take to make a detached container."""
 
 
 class ContainerInstance(LocalInstance):
@@ -41,9 +35,6 @@ class ContainerInstance(LocalInstance):
         self._events: ProcessEvents | None = None
         self._launched = -1
         """The pid of the runtime of an attached command."""
-        self._console: ConsoleSocket | None = None
-        self._stdio = Stdio(-1, -1, -1)
-        """The caller's streams, and where their terminal comes from."""
 
     @property
     def runtime(self) -> Runtime:
@@ -52,17 +43,14 @@ class ContainerInstance(LocalInstance):
 
     @property
     def layers(self) -> Layers:
-        layer, root = self.directory / "layer", self.directory / "rootfs"
-        return Layers(Path(self._record.engine["tree"]), layer, root, self.cgroup.name)
-
-    @property
-    def _ids(self) -> IdMap | None:
-        ids = self._record.engine["ids"]
-        return None if ids is None else IdMap(ids[0], ids[1], tuple(ids[2:]))
+        return Layers(Path(self._record.engine["tree"]), self.directory / "layer", self.directory / "rootfs")
 
     @property
     def _log(self) -> Path:
         return self.directory / "runtime.log"
+
+    def _exit_file(self) -> Path:
+        return self.directory / "exit" / self._record.id
 
     # ---- start ---------------------------------------------------------------------------
 
@@ -70,8 +58,6 @@ class ContainerInstance(LocalInstance):
         for name in ("pid", "runtime.log"):
             (self.directory / name).unlink(missing_ok=True)
         self.runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        from container.procevents import ProcessEvents
-
         process.become_subreaper()
         self._events = ProcessEvents()
         try:
@@ -81,89 +67,26 @@ class ContainerInstance(LocalInstance):
             raise
 
     def _in_root(self, work: Callable[[], None]) -> None:
-        """Do `work` where the root filesystem is mounted and the runtime finds what it knows, and may have."""
-        from container import init, netns, volumes
-        from hybrid.volumes import from_record
-
-        ids = self._ids
-        userns = None if ids is None else mounts.user_namespace(ids)
-        cgroups.join()
-        joined = self._join_network(userns, 0 if ids is None else ids.base)
+        """Do `work` where the root filesystem is mounted and the runtime finds control groups it knows."""
+        ids = self._record.engine["ids"]
+        userns = None if ids is None else mounts.user_namespace(IdMap(*ids))
 
         def prepared() -> None:
-            if ordinary_user() is None:
-                own_null(self.layers.root)
-            mounts.mount_root(self.layers, self._mapped)
-            volumes.show(self.directory, from_record(self._record.engine, self.directory), self._mapped)
-            netns.show(self.directory, joined)
+            mounts.mount_root(self.layers, userns)
             if self._record.engine.get("init"):
-                init.delegate(self.cgroup, ids)
+                init.delegate(self.cgroup, None if ids is None else IdMap(*ids))
             if (idle := cgroups.tree().idle) is not None:
                 mounts.hide(idle)
             work()
 
-        try:
-            mounts.private(prepared)
-        finally:
-            if "network" in joined:
-                os.close(joined["network"])
-
-    def _join_network(self, userns: int | None, owner: int) -> dict[str, int]:
-        """The namespaces to run in, joined to the networks; none when the runtime is to make its own."""
-        from container import netns
-        from hybrid import network
-        from hybrid.network.words import Mode
-
-        if network.mode(self._record) is Mode.HOST:
-            network.names_of_host(self._record, owner)
-        if network.mode(self._record) is not Mode.BRIDGE:
-            return {}
-        from hybrid.network.model import Namespace
-
-        joined = {"network": netns.create(userns)} | ({} if userns is None else {"user": userns})
-        try:
-            network.attach(self._record, Namespace(joined["network"], owner))
-        except BaseException:
-            os.close(joined["network"])
-            raise
-        return joined
-
-    @property
-    def _mapped(self) -> int | None:
-        """The user namespace through which files are seen; None when they are seen as they are."""
-        ids = self._ids
-        return None if ids is None or ids.is_identity else mounts.user_namespace(ids)
-
-    def in_mounted_root(self, work: Callable[[Path], T]) -> T:
-        from container import volumes
-        from hybrid.volumes import from_record
-
-        userns = self._mapped
-        shown = [each for each in from_record(self._record.engine, self.directory) if each.source is not None]
-
-        def mounted() -> T:
-            mounts.mount_root(self.layers, userns)
-            volumes.mount_in(self.layers.root, shown, read_only=False, userns=userns)
-            return work(self.layers.root)
-
-        return mounts.private(mounted)
+        mounts.private(prepared)
 
     def _run(self, stdio: Stdio) -> None:
         """Attached: the runtime leaves the command to this process, its parent from then on (a subreaper)."""
-        self._stdio, options = stdio, self._bundle()
-        if saved_process(self._record).tty:
-            from container.terminal import ConsoleSocket
-
-            self._console = ConsoleSocket(self.directory, "tty")
-            options = (*options, "--console-socket", self._console.path)
-            stdio = Stdio(-1, -1, -1)
-        argv = self.runtime.argv("run", "--detach", *options, self._record.id, log=self._log)
-        with closing(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) as null:
-            given = without_null(stdio, null)
-            # A group of its own, by which the processes that it leaves to us are told from others and reaped.
-            self._child = process.launch(
-                argv, stdin=given.stdin, stdout=given.stdout, stderr=given.stderr, new_session=True
-            )
+        argv = self.runtime.argv("run", "--detach", *self._bundle(), self._record.id, log=self._log)
+        stdin = process.DEVNULL if stdio.stdin < 0 else stdio.stdin
+        # A group of its own, by which the processes that it leaves to us are told from others and reaped.
+        self._child = process.launch(argv, stdin=stdin, stdout=stdio.stdout, stderr=stdio.stderr, new_session=True)
         self._launched = self._child.pid
         self._marks.stamp(Mark.SPAWN)
 
@@ -181,8 +104,6 @@ class ContainerInstance(LocalInstance):
         finally:
             os.close(handle)
         cpu = self._finish()
-        if self._console is not None and (master := self._console.receive()) is not None:
-            self._join_terminal(master, self._stdio)
         self._await_execution(int((self.directory / "pid").read_text()), timeout)
         self._save(starting=False, launch_cpu=cpu + self._reap_workers())
 
@@ -217,49 +138,81 @@ class ContainerInstance(LocalInstance):
     # ---- start, detached -----------------------------------------------------------------
 
     def _run_detached(self) -> None:
-        """The monitor makes the container and stays its parent; the command begins when it is all set."""
-        pid, cpu = self._monitored(self.runtime.argv(log=self._log))
-        self._child = process.launch(
-            self.runtime.argv("start", self._record.id, log=self._log),
-            stdout=process.DEVNULL,
-            stderr=process.DEVNULL,
-            new_session=True,
-        )
-        cpu += self._finish()
+        """conmon makes the container and stays its parent, to note the exit code; the logs are its streams."""
+        (self.directory / "exit").mkdir(exist_ok=True)
+        out, err = (os.open(p, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640) for p in self.logs())
+        told, telling = os.pipe2(os.O_CLOEXEC)
+        try:
+            env = {"PATH": os.environ.get("PATH", os.defpath), "_OCI_SYNCPIPE": str(telling)}
+            self._child = process.launch(
+                self._conmon(), stdout=out, stderr=err, env=env, pass_fds=[telling], new_session=True
+            )
+            self._marks.stamp(Mark.SPAWN)
+            cpu = self._finish()
+            os.close(telling)
+            telling = -1
+            pid = self._told_pid(told)
+            self._child = process.launch(
+                self.runtime.argv("start", self._record.id, log=self._log), stderr=err, new_session=True
+            )
+            cpu += self._finish()
+        finally:
+            for descriptor in (out, err, told, telling):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        monitor = int((self.directory / "conmon.pid").read_text())
+        self._note(monitor_pid=monitor, monitor_started=process.start_time(monitor), monitor_name="conmon")
         self._await_execution(pid)
         self._release()
         self._save(starting=False, launch_cpu=cpu)
 
+    def _finish(self) -> float:
+        """The CPU seconds of the program launched, once it has ended well; its failure if it has not."""
+        assert self._child is not None
+        child = self._child
+        cpu = process.reap(child)
+        self._child = None
+        if child.returncode != 0:
+            raise self._gave_up()
+        return cpu
+
+    def _conmon(self) -> list[str]:
+        id, directory = self._record.id, self.directory
+        runtime = self.runtime.argv(log=self._log)
+        return [
+            process.need("conmon"),
+            *("--api-version", "1", "--cid", id, "--cuuid", id, "--name", id, "--runtime", runtime[0]),
+            *("--bundle", str(directory), "--container-pidfile", str(directory / "pid")),
+            *("--conmon-pidfile", str(directory / "conmon.pid"), "--exit-dir", str(directory / "exit")),
+            *("--log-path", "passthrough", "--full-attach", "--no-sync-log"),
+            *(f"--runtime-arg={argument}" for argument in runtime[1:]),
+        ]
+
+    def _told_pid(self, told: int) -> int:
+        """The container's pid as conmon tells it; the runtime's failure when there is none to tell."""
+        poller = select.poll()
+        poller.register(told, select.POLLIN)
+        if not poller.poll(_RUNTIME_PATIENCE * 1000):
+            raise NotReadyError(
+                f"{self.runtime.name} did not make the container within {_RUNTIME_PATIENCE:g} s", phase="spawn"
+            )
+        words = os.read(told, 65536)
+        pid = int(json.loads(words.splitlines()[0]).get("data", -1)) if words else -1
+        if pid <= 0:
+            raise self._gave_up()
+        return pid
+
     # ---- the rest ------------------------------------------------------------------------
 
-    def _probe(self, argv: Sequence[str]) -> Sequence[str]:
+    def _probe(self, argv: Sequence[str], timeout: float) -> health.Outcome:
         config = json.loads((self.directory / "config.json").read_bytes())
-        path = self.directory / "probe.json"
-        path.write_text(json.dumps(exec_spec(config, argv)))
-        return self.runtime.argv("exec", "--process", path, self._record.id)
+        return self.runtime.execute(self._record.id, exec_spec(config, argv), self.directory, timeout)
 
     def _forget(self) -> None:
-        from hybrid import network
-
         self._reap_workers()
         self.runtime.delete(self._record.id)
-        network.detach(self._record)
-
-    def _after_end(self) -> None:
-        from hybrid import network
-
-        super()._after_end()
-        network.detach(self._record)
-
-    @property
-    def inside(self) -> ContainerInside:
-        ids = self._ids
-        return ContainerInside(self, Ids() if ids is None else Ids(ids.base, ids.size))
 
     def _release(self) -> None:
         super()._release()
         if self._events is not None:
             self._events.close()
-        if self._console is not None:
-            self._console.close()
-            self._console = None

@@ -1,46 +1,63 @@
 """An instance whose command is a process that this host sees: what the kinds container and host share.
 
-How its command is known, and how its exit code is found, is the story of `container.run`.
+What runs is known by pid, start time and boot, never by pid alone. The exit code is seen by whoever is the
+command's parent: this process when it started the command attached, else a monitor that leaves a file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from signal import SIGKILL
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import Any, ClassVar
 
+from container.leftovers import remove_directory, strays
 from container.records import saved_process
-from container.streams import Lent
-from container.teardown import Teardown
-from hybrid import evidence, freezer, process
-from hybrid.driver import Inside, Kind, Size, State, Stdio
+from hybrid import cgroups, evidence, health, process, usage
+from hybrid.driver import Evidence, Kind, State, Status, Stdio, Usage
 from hybrid.errors import HybridError, InstanceError, NotReadyError
 from hybrid.marks import Mark, Marks
-from hybrid.store import Record, new_id, now
+from hybrid.store import Record, locked
 
-if TYPE_CHECKING:
-    from container.attach import Attachment
-    from container.terminal import Terminal
-
-T = TypeVar("T")
+_MONITOR_PATIENCE = 5.0
+"""Seconds that a monitor may take to note an exit code."""
+_TAIL = 2000
 
 
-class LocalInstance(Teardown):
+class LocalInstance(ABC):
     """See `hybrid.driver.Instance`. A kind says how to launch, settle, probe and tear down."""
 
     kind: ClassVar[Kind]
 
     def __init__(self, record: Record, marks: Marks | None = None) -> None:
-        super().__init__(record, marks)
-        self._server: Terminal | Attachment | None = None
-        """What passes bytes between the caller's streams and the command while it is waited for."""
-        self._size: Size | None = None
-        """A size asked for before the terminal was there."""
+        self._record = record
+        self._marks = Marks() if marks is None else marks
+        self._child: process.Child | None = None
+        """The program launched, until it is reaped."""
+        self._attached = False
+        self._borrowed: list[tuple[int, int, int]] = []
+        """Files that the command writes to: own descriptor, owner and group before it started."""
+
+    @property
+    def record(self) -> Record:
+        return self._record
+
+    @property
+    def marks(self) -> Marks:
+        return self._marks
+
+    @property
+    def directory(self) -> Path:
+        return self._record.directory
+
+    @property
+    def cgroup(self) -> cgroups.Cgroup:
+        return cgroups.Cgroup(self._record.id)
 
     # ---- what a kind does in its own way -------------------------------------------------
 
@@ -53,79 +70,38 @@ class LocalInstance(Teardown):
         """Return once the launched command is executed (mark ENTRYPOINT) and its pid saved."""
 
     @abstractmethod
-    def _probe(self, argv: Sequence[str]) -> Sequence[str]:
-        """The program, with its arguments, that executes a probe's command inside the running instance."""
+    def _probe(self, argv: Sequence[str], timeout: float) -> health.Outcome:
+        """Execute a command inside the running instance."""
 
     @abstractmethod
-    def _gave_up(self) -> HybridError:
-        """Why the command could not be made; what is left of the attempt is removed."""
+    def _exit_file(self) -> Path:
+        """Where the monitor of a detached instance leaves the exit code."""
 
     @abstractmethod
-    def in_mounted_root(self, work: Callable[[Path], T]) -> T:
-        """The result of `work`, done where the root filesystem of the stopped instance is mounted."""
-
-    @property
-    @abstractmethod
-    def inside(self) -> Inside: ...
+    def _forget(self) -> None:
+        """Undo what a launch did outside the instance's directory, when all its processes have ended."""
 
     # ---- the command's life --------------------------------------------------------------
 
     def start(self, stdio: Stdio | None) -> None:
-        with self._lock():
-            self.refresh()
-            if self.status().state in (State.RUNNING, State.PAUSED) or self._being_started():
+        with locked(self.directory / "lock"):
+            if self.status().state is State.RUNNING:
                 raise InstanceError(f"{self._record.name} is running", mend=f"hybrid stop {self._record.name}")
             try:
                 if "boot" in self._record.engine:
                     self._clear()
-                self._note(starting=True, run=new_id(), boot=evidence.boot_id(), began=now())
-                self._note(starter_pid=os.getpid(), starter_started=process.start_time(os.getpid()))
-                self._write(begins=True)
+                self._save(starting=True, boot=evidence.boot_id())
                 self._attached = stdio is not None
                 if stdio is not None:
-                    self._lent = Lent(stdio)
+                    self._borrow(stdio)
                 self._launch(stdio)
-                if not self._record.engine.get("starting"):
-                    self._follow_health()
             except BaseException:
                 self._clear()
                 raise
 
-    def _monitored(self, runtime: Sequence[str]) -> tuple[int, float]:
-        """Have a monitor make the detached command; the command's pid, and what making it took in CPU seconds."""
-        what, conmon = saved_process(self._record), self.conmon
-        if conmon.log.exists():  # a monitor that was killed may have left half a line
-            from container.log import end
-
-            os.truncate(conmon.log, end(conmon.log))
-        self._child, told = conmon.launch(runtime, tty=what.tty, stdin=what.stdin_open)
-        try:
-            self._marks.stamp(Mark.SPAWN)
-            cpu = self._finish()
-            pid = conmon.told_pid(told)
-        finally:
-            os.close(told)
-        if pid is None:
-            raise self._gave_up()
-        monitor = conmon.pid()
-        self._note(monitor_pid=monitor, monitor_started=process.start_time(monitor), monitor_name="conmon")
-        return pid, cpu
-
-    def _finish(self) -> float:
-        """The CPU seconds of the program launched, once it has ended well; its failure if it has not."""
-        assert self._child is not None
-        child = self._child
-        cpu = process.reap(child)
-        self._child = None
-        if child.returncode != 0:
-            raise self._gave_up()
-        return cpu
-
     def wait_entrypoint(self, timeout: float) -> None:
-        self.refresh()
-        if self._record.engine.get("starting") and (self._child is not None or self._attached):
+        if self._record.engine.get("starting"):
             self._settle(timeout)
-            self._follow_health()
         elif self.status().state is State.CREATED:
             raise InstanceError(f"{self._record.name} was not started", mend=f"hybrid start {self._record.name}")
 
@@ -136,121 +112,265 @@ class LocalInstance(Teardown):
         if check is None:
             self._marks.stamp(Mark.READY, self._marks.get(Mark.ENTRYPOINT))
             return
-        from hybrid import health
-
-        if self._living("health") is None:  # it was killed, or never started
-            self._follow_health()
-        handle = self._open_command()
         try:
-            passed = health.wait_healthy(self.directory, handle, deadline - time.monotonic())
+            health.wait_healthy(check, self._probe, self._ended, deadline - time.monotonic())
         except NotReadyError as error:
             error.tail = error.tail or self._tail()
             raise
-        finally:
-            os.close(handle)
-        self._marks.stamp(Mark.READY, passed)
-
-    def _follow_health(self) -> None:
-        """Have the healthcheck of the executed command followed, if it has one."""
-        known = self._checks.begin(self._record, self._marks, self._probe, attached=self._attached)
-        if known:
-            self._save(**known)
+        self._marks.stamp(Mark.READY)
 
     def wait(self, timeout: float | None = None) -> int:
-        self.refresh()
         self._settled(timeout)
-        if not self._served(timeout):
+        if not self._ended(timeout):
             raise NotReadyError(f"{self._record.name} did not end within {timeout:g} s", phase="stop")
         self._marks.stamp(Mark.STOP)
-        self._serve(None)
         if (code := self._collect()) is None:
             raise InstanceError(f"nobody saw the exit code of {self._record.name}")
         return code
 
-    def _settled(self, timeout: float | None) -> None:
-        if self._record.engine.get("starting") and self._child is not None:
-            self._settle(timeout)
-
-    def _served(self, timeout: float | None) -> bool:
-        """Whether the command has ended; its streams are served meanwhile, for at most `timeout` seconds."""
-        if self._server is None:
-            return self._ended(timeout)
-        handle = self._open_command()
-        try:
-            return self._server.serve(handle, timeout)
-        finally:
-            os.close(handle)
-
-    def attach(self, stdio: Stdio) -> None:
-        from container.attach import Attachment
-
-        self.running_or_raise(paused=True)
-        if self._living("monitor") is None:
-            raise InstanceError(f"{self._record.name} was not started detached: its streams are another's")
-        what = saved_process(self._record)
-        self._serve(Attachment(self.conmon, stdio, self._see_monitor_end, feed=what.stdin_open, tty=what.tty))
-
-    def _serve(self, server: Terminal | Attachment | None) -> None:
-        if self._server is not None:
-            self._server.close()
-        self._server = server
-
-    def _join_terminal(self, master: int, stdio: Stdio) -> None:
-        """Serve the terminal of an attached command."""
-        from container.terminal import Terminal
-
-        terminal = Terminal(master, stdio)
-        if self._size is not None:
-            terminal.resize(self._size)
-        self._serve(terminal)
-
-    def resize(self, size: Size) -> None:
-        from container.terminal import Terminal
-
-        self._size = size
-        if isinstance(self._server, Terminal):
-            self._server.resize(size)
-        elif saved_process(self._record).tty and self._living("monitor") is not None:
-            self.conmon.resize(size.rows, size.columns)
-
     def signal(self, number: int) -> None:
-        self.refresh()
         self._settled(None)
         if (command := self._command()) is not None:
             process.send_signal(*command, number)
-            if number == SIGKILL:
-                freezer.thaw(self.cgroup)
-
-    def pause(self) -> None:
-        with self._lock():
-            self.running_or_raise()
-            freezer.freeze(self.cgroup)
-
-    def unpause(self) -> None:
-        with self._lock():
-            if self.status().state is not State.PAUSED:
-                raise InstanceError(f"{self._record.name} is not paused")
-            freezer.thaw(self.cgroup)
 
     def stop(self, timeout: float) -> int | None:
         with contextlib.suppress(HybridError):
             self._settled(timeout)
-        with contextlib.suppress(FileNotFoundError), self._lock():  # whoever is starting it comes first
-            if self._being_started():
-                self._clear()
-        if self.status().state in (State.RUNNING, State.PAUSED):
+        if self.status().state is State.RUNNING:
             self._marks.stamp(Mark.STOPPING)
-            freezer.thaw(self.cgroup)
             self.signal(self._record.stop_signal)
             if not self._ended(timeout):
                 self._kill()
             self._marks.stamp(Mark.STOP)
         return self._collect() if "pid" in self._record.engine else None
 
-    def _release(self) -> None:
-        super()._release()
-        self._serve(None)
+    # ---- what is true now ----------------------------------------------------------------
+
+    def status(self) -> Status:
+        if self._record.engine.get("starting"):
+            self._adopt()
+        command = self._command()
+        if command is not None and not self._ended(0):
+            return Status(State.RUNNING, pid=command[0])
+        if "boot" not in self._record.engine:
+            return Status(State.CREATED)
+        return Status(State.EXITED, exit_code=self._collect())
+
+    def usage(self) -> Usage:
+        pids = self.cgroup.pids()
+        if not pids:
+            raise InstanceError(f"{self._record.name} is not running")
+        monitor = self._living("monitor")
+        cpu = self.cgroup.cpu_seconds() + float(self._record.engine.get("launch_cpu", 0.0))
+        if monitor is not None:
+            pids.add(monitor[0])
+            cpu += usage.cpu_seconds(monitor[0]) + usage.children_cpu_seconds(monitor[0])
+        pss, private = usage.memory(pids)
+        return Usage(cpu, pss, private, len(pids), usage.disk_bytes(self.directory))
+
+    def evidence(self) -> Evidence:
+        if (command := self._command()) is None:
+            raise InstanceError(f"{self._record.name} is not running")
+        monitor = self._living("monitor")
+        return evidence.of_process(command[0], {} if monitor is None else {self._monitor_name: monitor[0]})
+
+    def logs(self) -> tuple[Path, Path]:
+        return self.directory / "stdout.log", self.directory / "stderr.log"
+
+    # ---- the end -------------------------------------------------------------------------
+
+    def destroy(self) -> None:
+        errors: list[Exception] = []
+        try:
+            with locked(self.directory / "lock"):
+                _try(errors, self._clear)
+                # The directory is how the next attempt finds what could not be removed by this one.
+                if not errors and self.directory.exists():
+                    _try(errors, lambda: remove_directory(self.directory))
+        except FileNotFoundError:  # removed by another process: what is left are children of this one
+            _try(errors, self._clear)
+        if errors:
+            raise errors[0]
+        self._marks.stamp(Mark.GONE)
+
+    def _clear(self) -> None:
+        """Kill what is left of a launch and undo it. Every step is tried; the first failure is raised."""
+        errors: list[Exception] = []
+        _try(errors, self._kill_launcher)
+        _try(errors, self._kill)
+        _try(errors, self._forget)
+        _try(errors, self.cgroup.remove)
+        _try(errors, self._release)
+        with contextlib.suppress(FileNotFoundError):
+            self._exit_file().unlink()
+        if errors:
+            raise errors[0]
+        engine = {k: v for k, v in self._record.engine.items() if k not in _RUN}
+        if engine != self._record.engine:
+            self._record = replace(self._record, engine=engine)
+            self._write()
+
+    def _kill_launcher(self) -> None:
+        """Kill a launch that has not come to its end, ours or that of a process that was killed."""
+        if self._child is not None and self._child.pid != self._record.engine.get("pid"):
+            process.bounded(self._child, 0)
+            self._child = None
+        if self._record.engine.get("starting"):
+            for pid in strays(self._record):
+                for each in (pid, *usage.descendants(pid)):
+                    process.send_signal(each, process.start_time(each))
+
+    def _kill(self) -> None:
+        """End every process of the instance, and its monitor."""
+        if (command := self._command()) is not None:
+            process.send_signal(*command)
+        self.cgroup.kill(spare=self._record.engine.get("pid"))
+        if command is not None:
+            self._ended(_MONITOR_PATIENCE)
+            self._collect()
+        if (monitor := self._living("monitor")) is not None:
+            process.send_signal(*monitor)
+            self._see_end(monitor)
+
+    # ---- identities ----------------------------------------------------------------------
+
+    def _command(self) -> tuple[int, int] | None:
+        """Pid and start time of the living command."""
+        return self._living("")
+
+    @property
+    def _monitor_name(self) -> str:
+        return str(self._record.engine.get("monitor_name", "monitor"))
+
+    def _living(self, who: str) -> tuple[int, int] | None:
+        """The process saved as `who`, if it is still the same one."""
+        engine = self._record.engine
+        prefix = f"{who}_" if who else ""
+        pid, started = engine.get(f"{prefix}pid"), engine.get(f"{prefix}started")
+        if pid is None or started is None or engine.get("boot") != evidence.boot_id():
+            return None
+        return (pid, started) if process.start_time(pid) == started else None
+
+    def _ended(self, timeout: float | None) -> bool:
+        """Whether the command has ended, after waiting for that for at most `timeout` seconds."""
+        command = self._command()
+        return command is None or _wait_end(*command, timeout)
+
+    def _settled(self, timeout: float | None) -> None:
+        if self._record.engine.get("starting") and self._child is not None:
+            self._settle(timeout)
+
+    def _adopt(self) -> None:
+        """Take note of a command whose launcher was killed before it could save its pid."""
+        if self._child is None:
+            members = self.cgroup.pids()
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                pid = int((self.directory / "pid").read_text())
+                if pid in members:
+                    self._note(pid=pid, started=process.start_time(pid))
+
+    def _collect(self) -> int | None:
+        """The exit code of the command, which has ended, if anybody saw it; saved for the others."""
+        engine = self._record.engine
+        if "exit_code" not in engine and "pid" in engine:
+            code = self._reaped(engine["pid"]) if self._attached else None
+            code = self._noted() if code is None else code
+            self._after_end()
+            if code is not None:
+                self._save(exit_code=code)
+        code = self._record.engine.get("exit_code")
+        return code if isinstance(code, int) else None
+
+    def _reaped(self, pid: int) -> int | None:
+        """The exit code of an ended process that is a child of ours, else None."""
+        if self._child is not None and self._child.pid == pid:
+            child, self._child = self._child, None
+            process.reap(child)
+            return child.returncode if child.returncode >= 0 else 128 - child.returncode
+        try:
+            return process.exit_code(os.waitpid(pid, 0)[1])
+        except ChildProcessError:
+            return None
+
+    def _see_end(self, monitor: tuple[int, int]) -> None:
+        """Wait for a monitor that is about to end."""
+        if _wait_end(*monitor, _MONITOR_PATIENCE):
+            self._reaped(monitor[0])
+
+    def _noted(self) -> int | None:
+        """The exit code that a monitor, or the process that started the command, has left on disk."""
+        if (monitor := self._living("monitor")) is not None:
+            self._see_end(monitor)
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            return int(self._exit_file().read_text())
+        with contextlib.suppress(HybridError):
+            code = Record.load(self.directory).engine.get("exit_code")
+            return code if isinstance(code, int) else None
+        return None
 
     def _after_end(self) -> None:
-        """The caller's files go back; a terminal is kept, for there may be output in it."""
-        super()._release()
+        """What is to be done once the command has ended."""
+        self._release()
+
+    # ---- odds and ends -------------------------------------------------------------------
+
+    def _note(self, **engine: Any) -> None:
+        """Change what is known of the run, not yet on disk."""
+        self._record = replace(self._record, engine={**self._record.engine, **engine})
+
+    def _save(self, **engine: Any) -> None:
+        """Change what is saved of the run; without effect on disk when the instance was removed meanwhile."""
+        self._note(**engine)
+        self._write()
+
+    def _write(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._record.save()
+
+    def _borrow(self, stdio: Stdio) -> None:
+        """Remember who owns the files that the caller gave: runtimes give them to the container's root.
+
+        A pipe is let alone: a copy of its descriptor would keep it open.
+        """
+        for descriptor in {stdio.stdin, stdio.stdout, stdio.stderr}:
+            if descriptor >= 0 and stat.S_ISREG((status := os.fstat(descriptor)).st_mode):
+                self._borrowed.append((os.dup(descriptor), status.st_uid, status.st_gid))
+
+    def _release(self) -> None:
+        """Give up what this process holds of a run: the caller's files go back to their owners."""
+        while self._borrowed:
+            descriptor, uid, gid = self._borrowed.pop()
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, uid, gid)
+            os.close(descriptor)
+
+    def _tail(self) -> str:
+        """The end of what a detached command wrote last."""
+        for path in reversed(self.logs()):
+            with contextlib.suppress(FileNotFoundError):
+                if text := path.read_bytes()[-_TAIL:]:
+                    return text.decode(errors="replace").strip()
+        return ""
+
+
+_RUN = frozenset(("starting", "boot", "pid", "started", "monitor_pid", "monitor_started", "launch_cpu", "exit_code"))
+"""What the record tells of one run of the command."""
+
+
+def _try(errors: list[Exception], step: Callable[[], object]) -> None:
+    try:
+        step()
+    except (HybridError, OSError) as error:
+        errors.append(error)
+
+
+def _wait_end(pid: int, started: int, timeout: float | None) -> bool:
+    """Whether the process that started at `started` has ended, after at most `timeout` seconds."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return process.start_time(pid) != started or process.ended(handle, timeout)
+    finally:
+        os.close(handle)

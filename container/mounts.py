@@ -1,38 +1,55 @@
-"""A container's root filesystem, mounted where only a private mount namespace shows it, and its user namespace."""
+"""Mounts that never appear on the host: a private mount namespace, and the root filesystem in it.
+
+A mount namespace belongs to a thread, not to a process. So `private` runs its work in a thread of its
+own that has left the host's namespace: errors come back as ordinary exceptions, and a program that
+the work starts is born in that namespace. The kernel removes the namespace, with all its mounts, when
+the last process in it has ended, even if we were killed meanwhile.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
-from contextlib import ExitStack, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from hybrid.errors import HostError
-from hybrid.home import ordinary_user
 from hybrid.inroot import open_in
-from hybrid.mounts import CLONE_NEWNS, attach, bind_in, check, clone, closing, hide, mount, open_directory, private
 
-__all__ = [
-    "CLONE_NEWNS",
-    "CLONE_NEWUSER",
-    "IdMap",
-    "Layers",
-    "bind_in",
-    "check_idmapped",
-    "enter",
-    "hide",
-    "mount_root",
-    "private",
-    "user_namespace",
-    "write_in",
-]
+T = TypeVar("T")
 
+CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 32, 4096, 16384, 1 << 19
+_MNT_DETACH = 2
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
+_AT_RECURSIVE = 0x8000
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x04, 0x40
+_MOUNT_ATTR_IDMAP = 0x00100000
+# Newer than the C library: the same numbers on every architecture.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_MOUNT_SETATTR = 428, 429, 442
+
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _MountAttr(ctypes.Structure):
+    """struct mount_attr of mount_setattr(2)."""
+
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +58,6 @@ class IdMap:
 
     base: int
     size: int = 65536
-    cuts: tuple[int, ...] = ()
-    """Ids of the host at which a new range begins in the host's own id mapping: the kernel maps none across."""
-
-    @property
-    def ranges(self) -> list[tuple[int, int, int]]:
-        """First id in the instance, first id of the host, and count, of each range."""
-        ends = [*sorted(cut for cut in self.cuts if self.base < cut < self.base + self.size), self.base + self.size]
-        starts = [self.base, *ends[:-1]]
-        return [(start - self.base, start, end - start) for start, end in zip(starts, ends, strict=True)]
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether ids are the host's: then an image's tree is seen as it is. So it is for ordinary users."""
-        return self.base == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,6 @@ class Layers:
     """A directory that holds `upper`, the instance's own files, and `work`; made by `prepare`."""
     root: Path
     """Where the root filesystem is mounted."""
-    source: str = "overlay"
-    """What mountinfo shows as the mount's source."""
 
     def prepare(self, ids: IdMap | None) -> None:
         """Make the writable layer's directories. The upper one has the mode and owner of the image's root."""
@@ -83,6 +84,37 @@ class Layers:
         self.root.mkdir()
 
 
+def private(work: Callable[[], T]) -> T:
+    """The result of `work`, run in a mount namespace of its own, from which no mount reaches the host."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            _check(_libc.unshare(CLONE_NEWNS), "unshare(CLONE_NEWNS)")
+            _mount("none", "/", None, _MS_REC | _MS_SLAVE)
+            outcome.append(work())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=body, name="private-mounts", daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:  # an interrupt: the work is not cut in two
+        thread.join()
+        raise
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def hide(path: Path) -> None:
+    """Unmount `path` in this thread's namespace, if something is mounted there."""
+    if path.is_mount():
+        _check(_libc.umount2(os.fsencode(path), _MNT_DETACH), f"umount {path}")
+
+
 def mount_root(layers: Layers, userns: int | None) -> None:
     """Mount the writable layer over the image at `layers.root`, in this thread's namespace.
 
@@ -92,14 +124,13 @@ def mount_root(layers: Layers, userns: int | None) -> None:
     does not know, and so its files lie on disk with the host's ids.
     """
     with ExitStack() as stack:
-        lower = stack.enter_context(
-            closing(open_directory(layers.lower) if userns is None else _idmapped(layers.lower, userns))
-        )
-        layer = stack.enter_context(closing(open_directory(layers.layer)))
+        open_lower = _open_directory if userns is None else partial(_idmapped, userns=userns)
+        lower = stack.enter_context(_closing(open_lower(layers.lower)))
+        layer = stack.enter_context(_closing(_open_directory(layers.layer)))
         # Descriptors and not paths: no character in a path can be taken for an option.
         paths = (f"lowerdir=/proc/self/fd/{lower}", *(f"{n}dir=/proc/self/fd/{layer}/{n}" for n in ("upper", "work")))
         try:
-            mount(layers.source, layers.root, "overlay", 0, ",".join((*paths, *_own_attributes())))
+            _mount("overlay", layers.root, "overlay", 0, ",".join(paths))
         except OSError as error:
             raise HostError(
                 f"the kernel refuses an overlay for {layers.root}: {error.strerror}",
@@ -107,22 +138,29 @@ def mount_root(layers: Layers, userns: int | None) -> None:
             ) from None
 
 
-def load_overlay() -> None:
-    """Have the kernel load overlayfs, which it does when anybody mounts one: here without layers, which fails."""
-    with suppress(OSError):
-        mount("overlay", "/", "overlay", 0)
+def _open_directory(path: Path) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _own_attributes() -> tuple[str, ...]:
-    """The kernel keeps what overlayfs notes in `trusted` attributes from ordinary users."""
-    return ("userxattr",) if ordinary_user() is not None else ()
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _idmapped(path: Path, userns: int) -> int:
     """Cover `path` with a mount of itself through the id mapping of `userns`; the mount's file descriptor."""
-    tree = clone(path, recursive=False, userns=userns)
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC
+    tree = _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags), f"open_tree {path}")
     try:
-        attach(tree, path)
+        attributes = _MountAttr(attr_set=_MOUNT_ATTR_IDMAP, userns_fd=userns)
+        size = ctypes.c_size_t(ctypes.sizeof(attributes))
+        result = _libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
+        _check(result, f"id-mapped mount of {path}")
+        result = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
+        _check(result, f"move_mount {path}")
     except BaseException:
         os.close(tree)
         raise
@@ -155,7 +193,7 @@ def user_namespace(ids: IdMap) -> int:
 def _map(pid: int, ids: IdMap) -> None:
     try:
         for name in ("gid_map", "uid_map"):
-            Path(f"/proc/{pid}/{name}").write_text("".join(f"{a} {b} {n}\n" for a, b, n in ids.ranges))
+            Path(f"/proc/{pid}/{name}").write_text(f"0 {ids.base} {ids.size}\n")
     except OSError as error:
         raise HostError(
             f"the ids {ids.base} to {ids.base + ids.size - 1} cannot be a user namespace's: {error.strerror}",
@@ -175,6 +213,24 @@ def _live_in_user_namespace(making: int, released: int, release: int) -> None:
         os._exit(0)
 
 
+def bind_in(root: int, name: str, source: Path) -> None:
+    """Show `source`, with all that is mounted below it, as directory `name` at the top of a root directory.
+
+    `root` is its file descriptor. The directory is made when it is missing; a link in its place is
+    followed inside that root only.
+    """
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=root)
+    flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | _AT_RECURSIVE
+    with ExitStack() as stack:
+        target = open_in(root, name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, target)
+        tree = _check(_libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(source), flags), f"open_tree {source}")
+        stack.callback(os.close, tree)
+        flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+        _check(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", target, b"", flags), f"bind {source}")
+
+
 def write_in(root: int, path: str, text: str) -> None:
     """Write a file below a root directory, as a process inside it would; its directory is made when missing."""
     directory, _, _ = path.rpartition("/")
@@ -189,9 +245,28 @@ def enter(pid: int) -> None:
     """Move this thread, or the child about to execute, into a process's mount namespace and root directory."""
     namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    check(_libc.setns(namespace, CLONE_NEWNS), f"setns to the mount namespace of {pid}")
+    _check(_libc.setns(namespace, CLONE_NEWNS), f"setns to the mount namespace of {pid}")
     os.fchdir(root)
     os.chroot(".")
+
+
+def _mount(source: str | Path, target: str | Path, kind: str | None, flags: int, options: str = "") -> None:
+    arguments = (
+        os.fsencode(source),
+        os.fsencode(target),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        options.encode() or None,
+    )
+    _check(_libc.mount(*arguments), f"mount {target}")
+
+
+def _check(result: int, what: str) -> int:
+    """The result of a system call; OSError that says what was tried when it failed."""
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+    return result
 
 
 def check_idmapped(path: Path) -> None:

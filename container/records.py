@@ -8,14 +8,14 @@ from typing import Any
 
 from hybrid.driver import Kind, Request
 from hybrid.image import Healthcheck, Process
-from hybrid.store import Record, now
+from hybrid.store import Record, new_id, now
 
 
-def new_record(request: Request, kind: Kind, directory: Path, *, id: str, **engine: Any) -> Record:
+def new_record(request: Request, kind: Kind, directory: Path, *, id: str | None = None, **engine: Any) -> Record:
     """The record of a new instance."""
     return Record(
         name=request.name,
-        id=id,
+        id=id or new_id(),
         kind=kind,
         image=request.image.digest,
         image_name=request.image.names[0] if request.image.names else "",
@@ -24,7 +24,6 @@ def new_record(request: Request, kind: Kind, directory: Path, *, id: str, **engi
         directory=directory,
         stop_signal=request.process.stop_signal,
         stop_timeout=request.process.stop_timeout,
-        spec=request.spec.saved(),
         engine={"process": _values(request.process), **engine},
     )
 

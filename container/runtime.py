@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from container.mounts import hide, private
-from container.streams import own_null
-from hybrid import cgroups, process
-from hybrid.errors import CommandError, HostError, HybridError, InstanceError
-from hybrid.home import ordinary_user
+from hybrid import cgroups, process, usage
+from hybrid.errors import CommandError, HostError, HybridError
+from hybrid.health import Outcome
 from hybrid.store import write_atomically
 
 T = TypeVar("T")
@@ -23,9 +24,10 @@ T = TypeVar("T")
 NAMES = ("crun", "runc")
 """Looked for in this order when a spec names none."""
 
+_OUTPUT = 65536
+"""Bytes kept of what an executed command writes."""
 _NOT_THERE = re.compile(r"not found|no such file|not a directory", re.IGNORECASE)
 _NOT_EXECUTABLE = re.compile(r"permission denied|exec format error|is a directory|text file busy", re.IGNORECASE)
-_GONE = re.compile(r"does not exist|is not running|not running|stopped container|no such process", re.IGNORECASE)
 _OF_EXECUTION = re.compile(r"\bexec\b|executable|execv", re.IGNORECASE)
 
 
@@ -40,11 +42,9 @@ class Runtime:
     def name(self) -> str:
         return Path(self.path).name
 
-    def argv(self, *arguments: str | os.PathLike[str], log: str | Path | None = None) -> list[str]:
+    def argv(self, *arguments: str | os.PathLike[str], log: Path | None = None) -> list[str]:
         logging = ["--log", os.fspath(log), "--log-format", "json"] if log is not None else []
-        groups = [] if cgroups.tree().usable or self.name != "crun" else ["--cgroup-manager=disabled"]
-        options = ["--root", os.fspath(self.root), *groups, *logging]
-        return [self.path, *options, *(os.fspath(argument) for argument in arguments)]
+        return [self.path, "--root", os.fspath(self.root), *logging, *(os.fspath(argument) for argument in arguments)]
 
     def version(self) -> str:
         """Its name and version, in its own words."""
@@ -56,8 +56,6 @@ class Runtime:
 
         Compiling takes it some 15 ms each time. Only crun shows what it made, and takes it again.
         """
-        import hashlib
-
         own = Path(self.path).stat()
         what = json.dumps([rules, self.path, own.st_size, own.st_mtime_ns], sort_keys=True)
         return self.root.parent / f"{hashlib.sha256(what.encode()).hexdigest()}.bpf"
@@ -73,6 +71,47 @@ class Runtime:
         if (self.root / id).exists():
             in_view(lambda: process.run(self.argv("delete", "--force", id)))
 
+    def execute(self, id: str, spec: dict[str, Any], directory: Path, timeout: float) -> Outcome:
+        """Run a process (`process` of config.json) in a container; it is killed after `timeout` seconds."""
+        pid_file = directory / "exec.pid"
+        pid_file.unlink(missing_ok=True)
+        given, giving = os.memfd_create("process"), os.memfd_create("output")
+        try:
+            os.write(given, json.dumps(spec).encode())
+            argv = self.argv("exec", "--process", f"/proc/self/fd/{given}", "--pid-file", pid_file, id)
+            child = in_view(
+                lambda: process.launch(argv, stdout=giving, stderr=giving, pass_fds=[given], new_session=True)
+            )
+            code = process.bounded(child, timeout, lambda: _kill(pid_file))
+            output = os.pread(giving, _OUTPUT, max(0, os.fstat(giving).st_size - _OUTPUT))
+            return Outcome(code, output.decode(errors="replace"))
+        finally:
+            bury()
+            os.close(given)
+            os.close(giving)
+
+
+def _kill(pid_file: Path) -> None:
+    """Kill the process that an exec has made in the container; its runtime then ends by itself."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        pid = int(pid_file.read_text())
+        process.send_signal(pid, process.start_time(pid))
+
+
+def bury() -> None:
+    """Kill and reap children of ours that live in a pid namespace without being its first process.
+
+    They are what an exec leaves to its adopter when its runtime ends before it. A namespace ends only
+    when all in it are reaped, so one of these would keep its container from ever ending.
+    """
+    for pid in usage.children():
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            inner = next(line.split()[2:] for line in status.splitlines() if line.startswith("NSpid:"))
+            if inner and inner[-1] != "1":
+                os.kill(pid, signal.SIGKILL)  # cannot be another's: a child's pid is not used again before it is reaped
+                os.waitpid(pid, 0)
+
 
 def choose(name: str | None, state: Path) -> Runtime:
     """The runtime that a spec names, or the first of those known; HostError when there is none."""
@@ -83,22 +122,16 @@ def choose(name: str | None, state: Path) -> Runtime:
     raise HostError(f"no OCI runtime: {missing} is not installed", mend=f"apt-get install {package}")
 
 
-def in_view(work: Callable[[], T], at: Path | None = None) -> T:
+def in_view(work: Callable[[], T]) -> T:
     """The result of `work`, run where runtimes find control groups laid out as they know them.
 
-    Some refuse v1 hierarchies with a v2 tree beside them, so there that tree is hidden from them. With `at`, a
-    directory, the null device that they find is not the host's: they give it away with a command's streams.
+    Some refuse v1 hierarchies with a v2 tree beside them, so there that tree is hidden from them.
     """
-    cgroups.join()
-    idle, own = cgroups.tree().idle, at is not None and ordinary_user() is None
-    if idle is None and not own:
+    if (idle := cgroups.tree().idle) is None:
         return work()
 
     def hidden() -> T:
-        if idle is not None:
-            hide(idle)
-        if own and at is not None:
-            own_null(at)
+        hide(idle)
         return work()
 
     return private(hidden)
@@ -112,27 +145,12 @@ def failure(runtime: Runtime, log: Path, command: str, *, executing: bool = Fals
     words = last_words(log.read_text(errors="replace") if log.exists() else "")
     if executing and not words:
         return CommandError(f"{command}: the kernel refuses to execute it", exit_code=126)
-    if (executing or _OF_EXECUTION.search(words)) and (error := _of_command(words, command)):
-        return error
+    if executing or _OF_EXECUTION.search(words):
+        if _NOT_EXECUTABLE.search(words):
+            return CommandError(f"{command}: cannot be executed ({words})", exit_code=126)
+        if _NOT_THERE.search(words):
+            return CommandError(f"{command}: not found ({words})", exit_code=127)
     return HybridError(f"{runtime.name} could not start the container: {words or 'it did not say why'}")
-
-
-def exec_failure(runtime: Runtime, log: str, command: str) -> HybridError | None:
-    """The same of a runtime's exec; None when it wrote no error: then the program is what failed."""
-    words = last_words(log)
-    if not words:
-        return None
-    if _GONE.search(words):
-        return InstanceError(f"{command}: the container has ended ({words})")
-    return _of_command(words, command) or HybridError(f"{runtime.name} could not execute {command}: {words}")
-
-
-def _of_command(words: str, command: str) -> CommandError | None:
-    if _NOT_EXECUTABLE.search(words):
-        return CommandError(f"{command}: cannot be executed ({words})", exit_code=126)
-    if _NOT_THERE.search(words):
-        return CommandError(f"{command}: not found ({words})", exit_code=127)
-    return None
 
 
 def last_words(log: str) -> str:
@@ -149,16 +167,6 @@ def last_words(log: str) -> str:
     return words
 
 
-def exec_spec(config: Mapping[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+def exec_spec(config: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
     """The `process` of a container's config.json, with another command."""
-    return {**config["process"], "args": list(argv), "terminal": False}
-
-
-def privileges(uid: int, bounding: Sequence[str]) -> dict[str, list[str]]:
-    """The capabilities of a process of this user: root has all that are to be had, others may gain them."""
-    held = list(bounding) if uid == 0 else []
-    return {"bounding": list(bounding), "effective": held, "permitted": held}
-
-
-def environment(env: Mapping[str, str]) -> list[str]:
-    return [f"{name}={value}" for name, value in env.items()]
+    return {**config["process"], "args": list(argv)}

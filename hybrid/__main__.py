@@ -18,10 +18,6 @@ def main() -> NoReturn:
     """
     gc.set_threshold(100_000)
     _complete_streams()
-    if os.geteuid() != 0 or "_HYBRID_USER" in os.environ:
-        from hybrid import rootless
-
-        rootless.enter()
     code = run(sys.argv[1:])
     atexit._run_exitfuncs()
     sys.stderr.flush()

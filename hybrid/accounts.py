@@ -47,15 +47,6 @@ def lookup(root: Path, user: str) -> Account:
     return Account(uid, gid, groups[:MAX_GROUPS], entry.home if entry else "/")
 
 
-def names(root: Path) -> dict[int, str]:
-    """The users of a tree by their ids; the first of an id counts."""
-    found: dict[int, str] = {}
-    for fields in _lines(root, "/etc/passwd", 3):
-        if (uid := _id(fields[2])) is not None:
-            found.setdefault(uid, fields[0])
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class _Entry:
     name: str

@@ -1,9 +1,7 @@
 """Control groups of instances: limits, accounting and a kill that misses nobody.
 
 On cgroup v2 a group is one directory; on v1 (also where an idle v2 tree lies beside it) it is one in
-every hierarchy, all of the same name. Groups lie at the top of the tree, next to systemd's slices; those
-of an ordinary user in a group that systemd has handed over. Where there is none, instances have no group:
-nothing can be limited then, and their processes are known by the root filesystem that they see.
+every hierarchy, all of the same name. Groups lie at the top of the tree, next to systemd's slices.
 """
 
 from __future__ import annotations
@@ -19,14 +17,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hybrid import home, usage
 from hybrid.errors import HostError
 
 PREFIX = "hybrid-"
 CONTROLLERS = ("cpu", "cpuacct", "memory", "pids", "freezer")
 """What `create` uses on v1; v2 has cpu, memory and pids, and accounts and kills without a controller."""
 
-_TRIAL = "trial-"
 _PERIOD = 100_000
 """Microseconds over which a CPU quota holds."""
 _KILL_TIMEOUT = 10.0
@@ -43,40 +39,16 @@ class Tree:
     """The v1 hierarchies by controller (`name=systemd` by that name); empty on v2."""
     idle: Path | None = None
     """A v2 tree beside v1 hierarchies, which have all the controllers that we use."""
-    base: str = ""
-    """The group that ours lie in, absolute, if it is not the tree's top."""
 
     @property
     def version(self) -> str:
-        if not self.usable:
-            return "none"
-        return "v2" if self.unified else "v1, v2 beside it" if self.idle else "v1"
-
-    @property
-    def usable(self) -> bool:
-        """Whether instances can have groups."""
-        return bool(self.unified or self.v1)
+        return "v2" if self.unified else "v1, v2 beside it" if self.idle else "v1" if self.v1 else "none"
 
 
 @cache
 def tree() -> Tree:
-    """The control groups that this user may make groups in. Looked up once: hosts do not change it while they run."""
-    found = read_tree(Path("/proc/self/mounts").read_text())
-    if home.ordinary_user() is None:
-        return found
-    from hybrid import delegation
-
-    if found.unified and (base := delegation.group(found.unified)):
-        return Tree(found.unified, {}, base=base)
-    return Tree(None, {}, idle=found.idle)
-
-
-def join() -> None:
-    """Before this process starts something in a group: be where an ordinary user may. For root nothing happens."""
-    if base := tree().base:
-        from hybrid import delegation
-
-        delegation.join(base)
+    """This host's control groups. Looked up once: hosts do not change it while they run."""
+    return read_tree(Path("/proc/self/mounts").read_text())
 
 
 def read_tree(mounts: str) -> Tree:
@@ -102,10 +74,9 @@ class Cgroup:
     """
 
     def __init__(self, id: str, where: Tree | None = None) -> None:
-        self.tree = where or tree()
-        self.name = f"{PREFIX}{id}"
-        self.path = f"{self.tree.base}/{self.name}"
+        self.path = f"/{PREFIX}{id}"
         """Absolute, in every hierarchy."""
+        self.tree = where or tree()
 
     @property
     def directories(self) -> list[Path]:
@@ -120,9 +91,8 @@ class Cgroup:
         """Make the group in every hierarchy that accounts, limits or kills; HostError when it cannot be."""
         try:
             if self.tree.unified is not None:
-                directory = self.tree.unified / self.path[1:]
-                enable(directory.parent, ("cpu", "memory", "pids"))
-                directory.mkdir(exist_ok=True)
+                enable(self.tree.unified, ("cpu", "memory", "pids"))
+                (self.tree.unified / self.path[1:]).mkdir(exist_ok=True)
             for root in {self.tree.v1[name] for name in CONTROLLERS if name in self.tree.v1}:
                 (root / self.path[1:]).mkdir(exist_ok=True)
         except OSError as error:
@@ -152,8 +122,6 @@ class Cgroup:
         """CPU time spent in the group until now, by ended processes too."""
         if self.tree.unified is not None:
             return self._fields("cpu.stat").get("usage_usec", 0) / 1e6
-        if not self.tree.usable:
-            return sum(usage.cpu_seconds(pid) + usage.children_cpu_seconds(pid) for pid in self.pids())
         path = self._file("cpuacct", "cpuacct.usage")
         with contextlib.suppress(FileNotFoundError):
             return int(path.read_text()) / 1e9 if path else 0.0
@@ -161,8 +129,6 @@ class Cgroup:
 
     def pids(self) -> set[int]:
         """The living processes in the group and below it."""
-        if not self.tree.usable:
-            return {pid for pid in usage.processes() if _sees_root(pid, self.name)}
         found: set[int] = set()
         for directory in self.directories:
             for group in _groups(directory):
@@ -229,9 +195,7 @@ class Cgroup:
             raise HostError(
                 f"the host cannot limit {controller}: {error.strerror}",
                 where=str(path or ""),
-                mend=f"enable the {controller} controller, or take the limit out of the spec"
-                if self.tree.usable
-                else "hybrid doctor says how an ordinary user gets control groups; or take the limit out of the spec",
+                mend=f"enable the {controller} controller, or take the limit out of the spec",
             ) from None
 
     def _file(self, controller: str, name: str) -> Path | None:
@@ -269,22 +233,6 @@ class Cgroup:
             state.write_text("THAWED")
 
 
-def try_out() -> None:
-    """Make a group and remove it; HostError when this user cannot."""
-    trial = Cgroup(f"{_TRIAL}{os.getpid()}")
-    trial.create()
-    trial.remove()
-
-
-def sweep() -> None:
-    """Remove the trial groups of processes that were killed."""
-    where = tree()
-    for root in [where.unified] if where.unified else set(where.v1.values()):
-        for path in root.joinpath(where.base.lstrip("/")).glob(f"{PREFIX}{_TRIAL}*"):
-            if not Path("/proc", path.name.rpartition("-")[2]).exists():
-                Cgroup(path.name.removeprefix(PREFIX)).remove()
-
-
 def limits_swap(where: Tree) -> bool:
     """Whether this host's control groups can bound swap."""
     if where.unified is not None:
@@ -298,16 +246,6 @@ def enable(root: Path, controllers: Collection[str]) -> None:
     wanted = set(controllers) & set((root / "cgroup.controllers").read_text().split())
     if missing := wanted - set(control.read_text().split()):
         control.write_text(" ".join(f"+{name}" for name in sorted(missing)))
-
-
-def _sees_root(pid: int, source: str) -> bool:
-    """Whether a process has the root filesystem with that source, as an instance's own has it."""
-    try:
-        with Path(f"/proc/{pid}/mountinfo").open(errors="replace") as file:
-            lines = [line.split(" ") for line in file if f" {source} " in line]
-    except OSError:
-        return False
-    return any(words[4] == "/" and words[words.index("-") + 2] == source for words in lines)
 
 
 def _groups(directory: Path) -> Iterator[Path]:

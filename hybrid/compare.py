@@ -231,7 +231,7 @@ class _Run:
         return Subject(
             name=subject_name(self.spec, self.image),
             source=source,
-            spec=self.spec.saved(),
+            spec=self.spec.model_dump(mode="json", exclude_none=True),
             digest=self.image.digest,
             tree_bytes=self.image.tree_bytes,
             command=process.argv,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 OPEN_FILES = (1024, 1 << 20)
-"""Soft and hard limit of open files, as systemd's and Docker's defaults have them. vm/init/command.c has them too."""
-
-SHM_SIZE = 64 << 20
-"""Bytes of /dev/shm, as Docker's default has it."""
+"""Soft and hard limit of open files, as systemd's and Docker's defaults have them. vm/init.c has them too."""
 
 
 def hosts(hostname: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hybrid.driver import Driver, Kind, Problem
 from hybrid.errors import HybridError
-from hybrid.home import Home, ordinary_user
+from hybrid.home import Home
 
 LITTLE_SPACE = 2 * 10**9
 """Bytes. Below this a build of a Debian image may fail half way."""
@@ -57,7 +57,7 @@ class Report:
 
 def examine(drivers: Iterable[Driver], home: Home) -> Report:
     """Ask every driver, and look at the machine. Changes nothing."""
-    return Report(_host(home), (*_space(home), *_user(), *_networks()), tuple(_finding(driver) for driver in drivers))
+    return Report(_host(home), tuple(_space(home)), tuple(_finding(driver) for driver in drivers))
 
 
 def _finding(driver: Driver) -> Finding:
@@ -84,7 +84,7 @@ def _host(home: Home) -> dict[str, str]:
         "processor": f"{seen.cpu}, {seen.cores} usable",
         "virtual": seen.virtual or "no sign of it",
         "cgroups": seen.cgroups,
-        "user": "root" if ordinary_user() is None else f"uid {ordinary_user()}, an ordinary user",
+        "user": "root" if os.geteuid() == 0 else f"uid {os.geteuid()}",
         "home": str(home.root),
         "space": f"{shutil.disk_usage(_existing(home.root)).free / 1e9:.1f} GB free",
     }
@@ -99,24 +99,6 @@ def _space(home: Home) -> Sequence[Problem]:
     if shutil.disk_usage(place).free < LITTLE_SPACE:
         found.append(Problem(f"little space is left in {place}", "free some, or set HYBRID_HOME to another folder"))
     return found
-
-
-def _user() -> Sequence[Problem]:
-    """What an ordinary user lacks here, and what only root has."""
-    if ordinary_user() is None:
-        return []
-    from hybrid import rootless
-
-    return rootless.lacks()
-
-
-def _networks() -> Sequence[Problem]:
-    """What keeps root's instances from networks of ours; kinds work without any."""
-    if ordinary_user() is not None:
-        return []
-    from hybrid.network import check
-
-    return list(check.problems())
 
 
 def _existing(path: Path) -> Path:

@@ -7,9 +7,10 @@ snapshot, a kernel console) is a protocol of its own beside these two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -32,16 +33,7 @@ class State(StrEnum):
 
     CREATED = "created"
     RUNNING = "running"
-    PAUSED = "paused"
     EXITED = "exited"
-
-
-class Health(StrEnum):
-    """What the healthcheck says of a running instance, with Docker's meaning."""
-
-    STARTING = "starting"
-    HEALTHY = "healthy"
-    UNHEALTHY = "unhealthy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +65,6 @@ class Status:
     """The command's exit code (128+n for signal n); None while it runs or when nobody saw it end."""
     pid: int | None = None
     """The host's process: the command itself, or QEMU."""
-    started: float | None = None
-    """When the last run began, in seconds since the epoch; None when there was none."""
-    finished: float | None = None
-    """When it ended, likewise."""
-    oom_killed: bool = False
-    """The kernel ended a process of the last run for want of memory."""
-    health: Health | None = None
-    """None without a healthcheck, and when nothing runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,142 +82,6 @@ class Usage:
     """How many of them there are."""
     disk_bytes: int
     """Allocated blocks of the instance's own files, the shared image left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a running instance uses now, cheap to read: of its control group and its network interface."""
-
-    cpu_seconds: float
-    """Since the start; a rate is the difference of two."""
-    memory_bytes: int
-    """What counts against the limit, file cache that can be dropped left out."""
-    memory_limit: int | None
-    """None: no limit of its own."""
-    processes: int
-    """How many the host sees; of a VM, QEMU's threads' process."""
-    received_bytes: int = 0
-    """By the instance, over its network."""
-    sent_bytes: int = 0
-    read_bytes: int = 0
-    """From block devices."""
-    written_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A terminal's."""
-
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """A program to be executed in a running instance, beside its command."""
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Over the command's own environment."""
-    cwd: str | None = None
-    """The command's own if None."""
-    user: str | None = None
-    """`name[:group]` or `uid[:gid]`, looked up in the instance as it is now; the command's own if None."""
-    terminal: Size | None = None
-    """With one, the program's three streams are one terminal of this size, and `Stdio.stderr` is not used."""
-
-
-class Session(Protocol):
-    """A program that `Inside.exec` has started; whoever has it must call `wait`."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """The exit code, 0 to 255, once the program has ended and all its output was passed on.
-
-        Until then the streams are served. CommandError (126, 127) when it could not be executed,
-        NotReadyError after `timeout` seconds.
-        """
-
-    def signal(self, number: int) -> None:
-        """Send the program a signal. Safe from any thread; nothing happens when it has ended."""
-
-    def resize(self, size: Size) -> None:
-        """Give the program's terminal another size, if it has one. Safe from any thread."""
-
-    def close(self) -> None:
-        """Kill the program if it runs, and release what the session holds. Idempotent."""
-
-
-@dataclass(frozen=True, slots=True)
-class InsideProcess:
-    """A process as the instance's own kernel view shows it."""
-
-    pid: int
-    """As the command sees it: the command is 1."""
-    parent: int
-    user: str
-    """Name in the instance's passwd, else the number."""
-    started: float
-    """Seconds since the instance's own boot or, for a shared kernel, the host's."""
-    cpu_seconds: float
-    resident_bytes: int
-    command: str
-    """Arguments joined by blanks, or the name in brackets."""
-
-
-@dataclass(frozen=True, slots=True)
-class FileStatus:
-    """What a path in an instance names; links are not followed."""
-
-    mode: int
-    """Type and permission bits, as stat(2) has them."""
-    size: int
-    modified: float
-    """Seconds since the epoch."""
-    target: str = ""
-    """Of a symbolic link."""
-
-
-class Inside(Protocol):
-    """Access to the inside of an instance. It lands where the command lives, in its namespaces or its guest."""
-
-    def exec(self, execution: Execution, stdio: Stdio) -> Session:
-        """Execute a program. The instance must be running, and not paused: else InstanceError.
-
-        The streams stay the caller's, and carry exactly the program's bytes. Many may run at once.
-        """
-
-    def processes(self) -> Sequence[InsideProcess]:
-        """All processes of the running instance, those of `exec` included."""
-
-    def stat(self, path: str) -> FileStatus:
-        """What is at an absolute path. FileNotFoundError, NotADirectoryError as of the instance.
-
-        This and the next two work whether the instance runs or not. Links in the path are resolved
-        in the instance's own root and never lead out of it.
-        """
-
-    def pack(self, path: str, sink: int) -> None:
-        """Write what is at a path, with all below it, as a tar archive (PAX) to a file descriptor.
-
-        Members are named by the path's last part; owners are numbers as the instance sees them.
-        """
-
-    def unpack(self, directory: str, source: int) -> None:
-        """Unpack a tar archive from a file descriptor into a directory of the instance, which must exist.
-
-        Owners as in the archive. OSError or HybridError when something could not be written.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class LogPart:
-    """A piece of what a detached command wrote: one line, or the part of one that was written so far."""
-
-    stream: int
-    """1 for standard output (and a terminal), 2 for standard error."""
-    data: bytes
-    time: float | None
-    """When it was written, in seconds since the epoch; None where the kind cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,11 +136,8 @@ class Instance(Protocol):
 
         With `stdio`, this process is the command's parent in spirit: it must call `wait`, and the
         streams carry exactly the bytes that the command reads and writes. With None the instance is
-        detached: it outlives this process, its standard input is empty (open, and nothing in it yet,
-        with `stdin_open`), and its output goes to its logs. The instance must not be running.
-
-        With the process's `tty` the command's three streams are one terminal; what it writes there is
-        `stdout`. It may be started again after it has ended: on the same writable layer, as Docker does.
+        detached: it outlives this process, its standard input is empty, and its output goes to
+        `stdout.log` and `stderr.log` in its directory. The instance must not be running.
         """
 
     def wait_entrypoint(self, timeout: float) -> None:
@@ -313,33 +158,13 @@ class Instance(Protocol):
         Until then the streams given to `start` are served. NotReadyError after `timeout` seconds.
         """
 
-    def attach(self, stdio: Stdio) -> None:
-        """Join streams to the command of a running instance that was started detached; then call `wait`.
-
-        Its output from now on comes out of them. Its input is fed from them if it was made with
-        `stdin_open`, and ends when they end; else it is empty and stays so.
-        """
-
     def signal(self, number: int) -> None:
         """Send a signal to the command. Nothing happens when it has ended."""
-
-    def resize(self, size: Size) -> None:
-        """Give the command's terminal another size, if it has one. Safe from any thread."""
-
-    def pause(self) -> None:
-        """Let nothing of the instance run until `unpause`, `signal` with SIGKILL, `stop` or `destroy`.
-
-        InstanceError when it is not running, or paused already.
-        """
-
-    def unpause(self) -> None:
-        """Let a paused instance run on. InstanceError when it is not paused."""
 
     def stop(self, timeout: float) -> int | None:
         """Send the stop signal, after `timeout` seconds SIGKILL, and return the exit code.
 
-        None when nobody saw the exit code. Works from any process; idempotent. A paused instance is
-        unpaused for it.
+        None when nobody saw the exit code. Works from any process; idempotent.
         """
 
     def status(self) -> Status:
@@ -348,21 +173,11 @@ class Instance(Protocol):
     def usage(self) -> Usage:
         """What the running instance has cost until now."""
 
-    def stats(self) -> Stats:
-        """What the running instance uses now. InstanceError when it does not run."""
-
-    @property
-    def inside(self) -> Inside:
-        """Access to its inside."""
-
     def evidence(self) -> Evidence:
         """What is seen of the running instance's isolation."""
 
-    def log(self, *, follow: bool = False) -> Iterator[LogPart]:
-        """What the command of a detached instance wrote, of all its runs, in the order in which it was written.
-
-        With `follow` it goes on, woken by events, until the command has ended. Works from any process.
-        """
+    def logs(self) -> tuple[Path, Path]:
+        """The files that hold the standard output and error of a detached instance."""
 
     def destroy(self) -> None:
         """Kill what runs and remove all that the instance left on the host (mark GONE), its directory last.

@@ -20,17 +20,13 @@ if TYPE_CHECKING:
     """Writes a disk in a form to a file; for what is needed on the way it has a directory."""
 
 
-def driver(kind: Kind, home: Home, connect: str | None = None) -> Driver:
-    """The driver of a kind. Making one costs its import and touches nothing.
-
-    `connect` is the URI of the libvirt that runs new VMs; None for the one inside this process.
-    Instances that are there already know theirs.
-    """
+def driver(kind: Kind, home: Home) -> Driver:
+    """The driver of a kind. Making one costs its import and touches nothing."""
     match kind:
         case Kind.VM:
             from vm.driver import VmDriver
 
-            return VmDriver(home, connect)
+            return VmDriver(home)
         case Kind.CONTAINER:
             from container.driver import ContainerDriver
 
@@ -48,10 +44,6 @@ def all_drivers(home: Home) -> dict[Kind, Driver]:
 
 def open_instance(record: Record, home: Home) -> Instance:
     """The instance that a record describes, made by whichever process."""
-    if record.kind is Kind.CONTAINER:  # what makes new ones takes longer to load than most verbs take to run
-        from container.instance import ContainerInstance
-
-        return ContainerInstance(record)
     return driver(record.kind, home).open(record)
 
 
@@ -66,8 +58,6 @@ def disk_exporter(home: Home, spec: Spec, image: Image, process: Process, name: 
 
 def sweep(home: Home) -> None:
     """Remove what the engines of killed processes left beside their instances."""
-    from hybrid import network
     from vm import sweep
 
     sweep.sweep(home)
-    network.sweep(home)

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from hybrid import accounts, executable, tree
 from hybrid.errors import CommandError, ImageError
+from hybrid.units import parse_signal
 
 if TYPE_CHECKING:
     from hybrid.spec import Spec
@@ -89,10 +91,6 @@ class Process:
     stop_timeout: float
     """Seconds from the stop signal to SIGKILL."""
     healthcheck: Healthcheck | None
-    tty: bool = False
-    """Its three streams are one terminal."""
-    stdin_open: bool = False
-    """Detached, its input stays open for who attaches."""
 
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -105,20 +103,10 @@ def merge(spec: Spec, image: Image, command: Sequence[str], name: str) -> Proces
     executed, ImageError when the image cannot be run as the spec says. A `cwd` that the tree does not
     have is for the driver to make, owned by root, as Docker does.
     """
-    from hybrid import accounts, executable
-
     config = image.config
     account = accounts.lookup(image.tree, config.user if spec.user is None else spec.user)
     hostname = spec.hostname or name
-    terminal = {"TERM": "xterm"} if spec.tty else {}
-    env = {
-        "PATH": DEFAULT_PATH,
-        "HOSTNAME": hostname,
-        "HOME": account.home,
-        **terminal,
-        **config.env,
-        **spec.environment,
-    }
+    env = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": account.home, **config.env, **spec.environment}
     argv = _argv(spec, config, command)
     cwd = _cwd(image, spec.working_dir or config.working_dir or "/")
     groups = (account.gid, *account.groups)
@@ -134,8 +122,6 @@ def merge(spec: Spec, image: Image, command: Sequence[str], name: str) -> Proces
         stop_signal=_stop_signal(spec, config),
         stop_timeout=10.0 if spec.stop_grace_period is None else spec.stop_grace_period,
         healthcheck=config.healthcheck if spec.healthcheck is None else spec.healthcheck.resolve(config.healthcheck),
-        tty=spec.tty,
-        stdin_open=spec.stdin_open,
     )
 
 
@@ -158,8 +144,6 @@ def _argv(spec: Spec, config: ImageConfig, command: Sequence[str]) -> tuple[str,
 
 
 def _cwd(image: Image, path: str) -> str:
-    from hybrid import tree
-
     path = "/" + str(PurePosixPath("/", path)).lstrip("/")
     try:
         fits = stat.S_ISDIR(tree.status(image.tree, path).st_mode)
@@ -175,8 +159,6 @@ def _cwd(image: Image, path: str) -> str:
 def _stop_signal(spec: Spec, config: ImageConfig) -> int:
     if spec.stop_signal is not None:
         return spec.stop_signal
-    from hybrid.units import parse_signal
-
     try:
         return parse_signal(config.stop_signal or "SIGTERM")
     except ValueError as error:

@@ -7,7 +7,7 @@ import errno
 import os
 
 _SYS_OPENAT2 = 437
-_NO_MAGIC_LINKS, _BENEATH, _IN_ROOT = 0x02, 0x08, 0x10
+_NO_MAGIC_LINKS, _IN_ROOT = 0x02, 0x10
 
 _TRIES = 1000
 """The kernel says EAGAIN to a path with `..` when anything on the machine was renamed meanwhile."""
@@ -21,12 +21,9 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-def open_in(root: int, path: str, flags: int, mode: int = 0, *, beneath: bool = False) -> int:
-    """A descriptor of `path` as a process whose root directory is `root` would open it; OSError as open(2) has it.
-
-    `beneath`: a link or path that would lead out of `root` is an error (EXDEV), and not resolved inside it.
-    """
-    how = _OpenHow(flags=flags, mode=mode, resolve=(_BENEATH if beneath else _IN_ROOT) | _NO_MAGIC_LINKS)
+def open_in(root: int, path: str, flags: int, mode: int = 0) -> int:
+    """A descriptor of `path` as a process whose root directory is `root` would open it; OSError as open(2) has it."""
+    how = _OpenHow(flags=flags, mode=mode, resolve=_IN_ROOT | _NO_MAGIC_LINKS)
     size = ctypes.c_size_t(ctypes.sizeof(how))
     for _ in range(_TRIES):
         descriptor: int = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), ctypes.byref(how), size)

@@ -243,14 +243,6 @@ def ended(pidfd: int, timeout: float | None) -> bool:
     return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
 
 
-def either(*descriptors: int, timeout: float | None = None) -> None:
-    """Return when one of these can be read, or after `timeout` seconds."""
-    poller = select.poll()
-    for descriptor in descriptors:
-        poller.register(descriptor, select.POLLIN)
-    poller.poll(None if timeout is None else timeout * 1000)
-
-
 def become_subreaper() -> None:
     """Make orphaned descendants children of this process, so that it can wait for them.
 

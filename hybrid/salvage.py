@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from hybrid import cgroups, process
-from hybrid.driver import Instance, State
+from hybrid import process
+from hybrid.driver import State
 from hybrid.drivers import open_instance, sweep
 from hybrid.errors import HybridError, InstanceError
-from hybrid.events import Journal
 from hybrid.home import Home
 from hybrid.images import ImageStore
-from hybrid.store import InstanceStore, Record, discard
+from hybrid.store import NAME, InstanceStore, Record
 
 
 def remove(name: str, home: Home, *, force: bool) -> None:
@@ -26,27 +26,16 @@ def remove(name: str, home: Home, *, force: bool) -> None:
     try:
         record = store.get(name)
     except InstanceError:
-        if not force:
+        if not (force and NAME.fullmatch(name) and store.path(name).is_dir()):
             raise
-        salvage(store.find(name))
+        salvage(store.path(name))
         return
     instance = open_instance(record, home)
-    running = instance.status().state in (State.RUNNING, State.PAUSED)
-    if running and not force:
+    if not force and instance.status().state is State.RUNNING:
         raise InstanceError(
             f"{record.name} is running", mend=f"hybrid stop {record.name}, or hybrid rm --force {record.name}"
         )
-    _destroy(instance, home, running=running)
-
-
-def _destroy(instance: Instance, home: Home, *, running: bool = False) -> None:
-    """Remove an instance, and write down its end if nobody has, and that it is gone."""
-    journal = Journal(home)
-    journal.note_end(instance)
     instance.destroy()
-    if running:
-        journal.note("die", instance.record, exitCode=137)
-    journal.note("destroy", instance.record)
 
 
 def prune(home: Home) -> Iterator[str]:
@@ -56,14 +45,12 @@ def prune(home: Home) -> Iterator[str]:
         with suppress(FileNotFoundError):
             instance = open_instance(record, home)
             if instance.status().state is State.EXITED:
-                _destroy(instance, home)
+                instance.destroy()
                 yield record.name
     for directory in store.abandoned():
         _remove_unfinished(directory, home)
         yield directory.name
-    store.sweep()
     sweep(home)
-    cgroups.sweep()
     ImageStore(home).sweep()
 
 
@@ -86,7 +73,7 @@ def salvage(directory: Path) -> None:
         process.send_signal(pid, process.start_time(pid))
     for mount in _mounts(directory):
         process.run([process.need("umount", "mount"), "--lazy", mount])
-    discard(directory)
+    shutil.rmtree(directory)
 
 
 def _users(directory: Path) -> Iterator[int]:

@@ -7,12 +7,11 @@ or not supported is an error, never ignored; only keys that start with `x-` are.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -28,14 +27,11 @@ from pydantic import (
 )
 
 from hybrid import specforms as forms
-from hybrid import specmounts, specoptions, yamlfile
-from hybrid import specnetwork as net
+from hybrid import yamlfile
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, SpecError
 from hybrid.image import Healthcheck
-from hybrid.network.words import Port
 from hybrid.specerrors import explain
-from hybrid.specoptions import Option
 
 _ENVIRONMENT = "environment"
 _DIRECTORY = "directory"
@@ -65,11 +61,6 @@ _Text = Annotated[str, BeforeValidator(forms.text)]
 _Duration = Annotated[float, *_form(forms.duration, forms.DURATION)]
 _Path = Annotated[Path, BeforeValidator(_existing), WithJsonSchema({"type": "string", "minLength": 1})]
 _Suite = Annotated[str, *_form(forms.suite, {"type": "string", "pattern": f"^(?:{forms.SUITE.pattern})$"})]
-_Mount = Annotated[
-    specmounts.Mount,
-    BeforeValidator(specmounts.mount),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "required": ["type", "target"]}]}),
-]
 _Package = Annotated[str, *_form(forms.package, {"type": "string", "pattern": f"^(?:{forms.PACKAGE.pattern})$"})]
 
 
@@ -164,17 +155,6 @@ class HealthcheckSpec(_Model):
         )
 
 
-class NetworkOptions(_Model):
-    """How an instance joins one network."""
-
-    aliases: tuple[Annotated[str, *_form(forms.hostname, {"type": "string", "maxLength": 63})], ...] = Field(
-        default=(), description="More names under which others on it find the instance", examples=[["db"]]
-    )
-    ipv4_address: Annotated[str, *_form(net.address, {"type": "string"})] | None = Field(
-        default=None, description="The address to take; a free one if not given", examples=["10.1.2.3"]
-    )
-
-
 class VmOptions(_Model):
     """What only a virtual machine has."""
 
@@ -230,56 +210,15 @@ class Spec(_Model):
     pids_limit: Annotated[int | None, *_form(forms.pids, forms.INTEGER)] = Field(
         default=None, ge=1, description="Most processes; -1 for no limit", examples=[100]
     )
-    memswap_limit: Annotated[int, *_form(forms.swap, forms.SWAP)] | None = Field(
-        default=None, ge=-1, description="Memory and swap together; -1 for no limit of swap", examples=["512m"]
-    )
-    oom_score_adj: Annotated[int, *_form(forms.integer, forms.INTEGER)] | None = Field(
-        default=None, ge=-1000, le=1000, description="How soon the command is killed when memory ends", examples=[500]
-    )
-    ulimits: Annotated[
-        dict[str, specmounts.Ulimit], *_form(specmounts.ulimits, {"type": "object", "additionalProperties": True})
-    ] = Field(default_factory=dict, description="Resource limits of each process", examples=[{"nofile": 4096}])
-    blkio_config: specmounts.BlockIo | None = Field(default=None, description="Block I/O of host devices")
-    volumes: Annotated[tuple[_Mount, ...], AfterValidator(specmounts.mounts)] = Field(
-        default=(), description="Volumes and directories of the host", examples=[["data:/data", "./conf:/etc/app:ro"]]
-    )
-    tmpfs: Annotated[tuple[specmounts.Mount, ...], *_form(specmounts.tmpfs, forms.STRING_OR_LIST)] = Field(
-        default=(), description="File systems in memory", examples=[["/run:size=64m"]]
-    )
-    read_only: StrictBool = Field(default=False, description="The root file system cannot be written to")
-    shm_size: Annotated[int, *_form(forms.size, forms.SIZE)] | None = Field(
-        default=None, ge=4096, description="Size of /dev/shm (64m)", examples=["256m"]
-    )
     stop_signal: Annotated[int, *_form(forms.signal, {"type": ["string", "integer"]})] | None = Field(
         default=None, description="Asks the command to end", examples=["SIGQUIT"]
     )
     stop_grace_period: _Duration | None = Field(
         default=None, ge=0, description="From the stop signal to SIGKILL (10s)", examples=["10s"]
     )
-    restart: Annotated[str, *_form(forms.restart, {"type": ["string", "boolean"]})] | None = Field(
-        default=None,
-        description="For `hybrid generate systemd`: no, always, on-failure[:N], unless-stopped",
-        examples=["always"],
-    )
     healthcheck: HealthcheckSpec | None = Field(default=None, description="How to tell that it is ready")
-    tty: StrictBool = Field(default=False, description="Give the command a terminal")
-    stdin_open: StrictBool = Field(default=False, description="Keep the input of a detached command open")
-    network_mode: Annotated[Literal["bridge", "none", "host"], BeforeValidator(net.mode)] | None = Field(
-        default=None, description="bridge (usual), none (loopback only) or host (not for a VM)", examples=["none"]
-    )
-    networks: Annotated[
-        dict[Annotated[str, BeforeValidator(net.network)], NetworkOptions], *_form(net.networks, net.NETWORKS)
-    ] = Field(default_factory=dict, description="Networks to join, made by `hybrid network create`")
-    ports: tuple[Annotated[tuple[Port, ...], *_form(net.ports, net.PORT)], ...] = Field(
-        default=(),
-        description="Ports to publish on the host: [ADDRESS:][PUBLISHED:]TARGET[/udp]",
-        examples=[["8080:80"]],
-    )
-    dns: Annotated[tuple[Annotated[str, BeforeValidator(net.address)], ...], *_form(net.servers, net.ADDRESSES)] = (
-        Field(default=(), description="Name servers, in place of the host's", examples=["9.9.9.9"])
-    )
-    extra_hosts: Annotated[tuple[tuple[str, str], ...], *_form(net.host_names, net.HOSTS)] = Field(
-        default=(), description="More lines of /etc/hosts: NAME=ADDRESS, or NAME=host-gateway"
+    network_mode: Annotated[Literal["none"], BeforeValidator(forms.network_mode)] = Field(
+        default="none", description="The network; loopback only for now"
     )
     isolation: Kind | None = Field(
         default=None, description="Kind to run it as when the command line does not say", examples=["container"]
@@ -297,17 +236,6 @@ class Spec(_Model):
         forms.check_image(self.image, self.build, self.pull_policy)
         return self
 
-    @model_validator(mode="after")
-    def _check_network(self) -> Self:
-        net.check(self.network_mode, bool(self.networks), bool(self.ports))
-        return self
-
-    @model_validator(mode="after")
-    def _check_mounts(self) -> Self:
-        specmounts.mounts((*self.volumes, *self.tmpfs))
-        forms.check_swap(self.mem_limit, self.memswap_limit)
-        return self
-
     @property
     def made_of(self) -> DebianSource | RootfsSource | ArchiveSource | BuildSource | None:
         """What the image is made of on this machine; None when it is only named."""
@@ -320,19 +248,6 @@ class Spec(_Model):
         """The file that the spec was read from."""
         return self._source
 
-    def saved(self) -> dict[str, Any]:
-        """What was said in it, as JSON values: for an instance's record."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
-    def where(self, key: str) -> str:
-        """File and line of a key, for what is found to be wrong with it later; empty without a file."""
-        if self._source is None:
-            return ""
-        try:
-            return f"{self._source}:{yamlfile.read(self._source).line((key,))}"
-        except HybridError:  # changed meanwhile
-            return str(self._source)
-
     def from_file(self, path: Path) -> Self:
         """This spec, known to come from `path`."""
         copy = self.model_copy()
@@ -340,8 +255,8 @@ class Spec(_Model):
         return copy
 
 
-def load(path: Path, environment: Mapping[str, str] | None = None, options: Sequence[Option] = ()) -> Spec:
-    """The spec in a file, with `options` over it. SpecError names every mistake in the one or in the others.
+def load(path: Path, environment: Mapping[str, str] | None = None) -> Spec:
+    """The spec in a file. SpecError names every mistake in it.
 
     `environment` (this process's own, if None) gives the values of variables named without one.
     Relative paths in a spec start from its directory.
@@ -357,29 +272,18 @@ def load(path: Path, environment: Mapping[str, str] | None = None, options: Sequ
         _ENVIRONMENT: os.environ if environment is None else environment,
     }
     try:
-        spec = Spec.model_validate(values, context=context)
+        return Spec.model_validate(values, context=context).from_file(path)
     except ValidationError as error:
         raise SpecError(explain(error, Spec, document)) from None
-    return _with_options(spec, values, options, context).from_file(path)
 
 
-def for_image(reference: str, options: Sequence[Option] = ()) -> Spec:
-    """The spec that names an image and says nothing else but `options`."""
+def for_image(reference: str) -> Spec:
+    """The spec that only names an image."""
     try:
-        spec = Spec(image=reference)
+        return Spec(image=reference)
     except ValidationError as error:
         found = explain(error, Spec, None)
         raise SpecError([HybridError(each.what.removeprefix("image: "), mend=each.mend) for each in found]) from None
-    return _with_options(spec, {"image": reference}, options, {_DIRECTORY: Path.cwd(), _ENVIRONMENT: os.environ})
-
-
-def _with_options(spec: Spec, values: Mapping[str, Any], options: Sequence[Option], context: Mapping[str, Any]) -> Spec:
-    if not options:
-        return spec
-    try:
-        return Spec.model_validate(specoptions.merged(values, options), context=dict(context))
-    except ValidationError as error:
-        raise SpecError(specoptions.explained(error, Spec, options)) from None
 
 
 def schema() -> dict[str, Any]:

@@ -15,14 +15,14 @@ from hybrid.units import format_bytes
 from hybrid.yamlfile import Document, KeyPath, dotted
 
 _NOT_YET_WORDS = """
-    annotations attach cap_add cap_drop cgroup cgroup_parent configs container_name cpu_count
+    annotations attach blkio_config cap_add cap_drop cgroup cgroup_parent configs container_name cpu_count
     cpu_percent cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares cpuset credential_spec depends_on deploy
-    develop device_cgroup_rules devices dns_opt dns_search domainname env_file expose extends external_links
-    gpus group_add init ipc label_file links logging mac_address mem_reservation mem_swappiness
-    models oom_kill_disable pid post_start pre_stop privileged
+    develop device_cgroup_rules devices dns dns_opt dns_search domainname env_file expose extends external_links
+    extra_hosts gpus group_add init ipc label_file links logging mac_address mem_reservation mem_swappiness
+    memswap_limit models networks oom_kill_disable oom_score_adj pid ports post_start pre_stop privileged
     profiles provider
-    pull_refresh_after runtime scale secrets security_opt storage_opt
-    sysctls use_api_socket userns_mode uts volumes_from workloads
+    pull_refresh_after read_only restart runtime scale secrets security_opt shm_size stdin_open storage_opt
+    sysctls tmpfs tty ulimits use_api_socket userns_mode uts volumes volumes_from workloads
 """
 _NOT_YET = frozenset(_NOT_YET_WORDS.split())
 """Keys of a Compose service, or planned ones of ours, that this version does not support."""

@@ -31,13 +31,11 @@ NUMBER: Mapping[str, Any] = {
 SIZE: Mapping[str, Any] = {
     "anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[kKmMgGtTpP]?([iI]?[bB])?$"}]
 }
-SWAP: Mapping[str, Any] = {"anyOf": [*SIZE["anyOf"], {"const": "-1"}]}
 DURATION: Mapping[str, Any] = {"type": "string", "pattern": r"^(0|(([0-9]+(\.[0-9]*)?|\.[0-9]+)(h|ms|m|s|us|µs|ns))+)$"}
 
 SUITE = re.compile(r"[a-z][a-z0-9-]*")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?")
 PLATFORM = re.compile(r"linux/[a-z0-9_]{1,32}(?:/[a-z0-9.]{1,16})?")
-RESTART = re.compile(r"no|always|unless-stopped|on-failure(:[0-9]{1,6})?")
 _VARIABLE = re.compile(r"[^=\0]+")
 _HOSTNAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _USER = re.compile(r"[^:\s]+(?::[^:\s]+)?")
@@ -150,21 +148,6 @@ def size(value: Any) -> int:
     raise Bad(f"{_shown(value)} is no size", "write bytes, or a number with k, m or g: 256m")
 
 
-def swap(value: Any) -> int:
-    """A size, or -1."""
-    return -1 if value in (-1, "-1") else size(value)
-
-
-def check_swap(memory: int | None, both: int | None) -> None:
-    """Whether the limit of memory and swap goes with that of memory."""
-    if both is None or both == -1:
-        return
-    if memory is None:
-        raise Bad("memswap_limit goes with mem_limit only", "add `mem_limit:`")
-    if both < memory:
-        raise Bad("memswap_limit is below mem_limit", "it counts memory and swap together")
-
-
 def duration(value: Any) -> float | None:
     if value is None:
         return None
@@ -184,16 +167,6 @@ def signal(value: Any) -> int:
         except ValueError:
             pass
     raise Bad(f"{_shown(value)} is no signal", "write a name or a number: SIGTERM, 15")
-
-
-def restart(value: Any) -> str:
-    """A restart policy; YAML 1.1 reads an unquoted no as false."""
-    policy = "no" if value is False else value
-    if not isinstance(policy, str) or not RESTART.fullmatch(policy):
-        raise Bad(
-            f"{_shown(value)} is no restart policy", "write no, always, unless-stopped, on-failure or on-failure:N"
-        )
-    return policy
 
 
 def absolute(value: Any) -> str:
@@ -219,6 +192,14 @@ def program(value: Any) -> str:
     if not text(value) or value.startswith("-") or any(character.isspace() for character in value):
         raise Bad(f"{_shown(value)} is no program", "give its name or its path: crun, /usr/bin/runc")
     return str(value)
+
+
+def network_mode(value: Any) -> Any:
+    if value != "none":
+        raise Bad(
+            f"{_shown(value)} is not supported yet", "leave it out, or write none: there is a loopback interface only"
+        )
+    return value
 
 
 def suite(value: Any) -> str:

@@ -1,13 +1,11 @@
 """The instances' store: one directory each, made by an atomic rename, read by any process.
 
-    instances/ID/instance.json   the record: what it is, and how to find what runs
-    instances/ID/lock            held (flock) by the process that is changing it
-    instances/ID/…               the writable layer, logs and the engine's files
-    instances/.names/NAME        a link to the ID that has the name
-    instances/.ID.…              a directory that was never finished, or that is being removed
+    instances/NAME/instance.json   the record: what it is, and how to find what runs
+    instances/NAME/lock            held (flock) by the process that is changing it
+    instances/NAME/…               the writable layer, logs and the engine's files
 
-A directory of the last form is locked (flock) while its maker lives; one that nobody locks is what a
-killed process left, and `prune` removes it. A name whose link leads nowhere is free.
+A directory whose name starts with a dot is one that was never finished. It is locked (flock) while its
+maker lives; one that nobody locks is what a killed maker left, and `prune` removes it.
 """
 
 from __future__ import annotations
@@ -19,17 +17,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybrid import process
 from hybrid.driver import Kind
 from hybrid.errors import HybridError, InstanceError
 from hybrid.home import Home
 
-_NAMES = ".names"
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 
 
@@ -50,8 +46,6 @@ class Record:
     directory: Path
     stop_signal: int = 15
     stop_timeout: float = 10.0
-    spec: dict[str, Any] = field(default_factory=dict)
-    """What its spec and the options over that said, as JSON values."""
     engine: dict[str, Any] = field(default_factory=dict)
     """What the driver needs to find what runs: pids with start times, paths. JSON values only."""
 
@@ -70,10 +64,12 @@ class Record:
             values["command"] = tuple(values["command"])
             return cls(directory=directory, **values)
         except FileNotFoundError:
-            raise _unknown(directory.name) from None
+            raise InstanceError(
+                f"no instance is named {directory.name!r}", mend="hybrid ps -a lists what there is"
+            ) from None
         except (ValueError, TypeError, KeyError) as error:
             raise InstanceError(
-                f"the record of instance {directory.name} is damaged: {error}",
+                f"the record of {directory.name!r} is damaged: {error}",
                 where=str(directory / "instance.json"),
                 mend=f"hybrid rm --force {directory.name}",
             ) from None
@@ -118,196 +114,97 @@ class InstanceStore:
 
     def __init__(self, home: Home) -> None:
         self.directory = home.instances
-        self._names = home.instances / _NAMES
-
-    # ---- make, rename, remove ------------------------------------------------------------
 
     @contextmanager
-    def making(self, name: str, id: str) -> Iterator[tuple[Path, Callable[[Record], Record]]]:
-        """A fresh hidden directory, and the function that puts it in its place once its record is whole.
+    def making(self, name: str) -> Iterator[tuple[Path, Callable[[Record], Record]]]:
+        """A fresh hidden directory, and the function that gives it its name once its record is whole.
 
-        The name is taken from the start. If the block ends without that, directory and name are given up.
+        If the block ends without that, the directory is removed.
         """
-        hidden, lock = self._begin(name, id)
+        if not NAME.fullmatch(name):
+            raise InstanceError(f"{name!r} is no instance name", mend="use letters, digits, '_', '.' and '-'")
+        if self.path(name).exists():
+            raise self._taken(name)
+        hidden, lock = self._hidden(name)
+
+        def commit(record: Record) -> Record:
+            record.save()
+            try:
+                hidden.rename(self.path(name))
+            except OSError:
+                raise self._taken(name) from None
+            return Record.load(self.path(name))
+
         try:
-
-            def commit(record: Record) -> Record:
-                record.save()
-                hidden.rename(self.path(id))
-                return Record.load(self.path(id))
-
             yield hidden, commit
         except BaseException:
             shutil.rmtree(hidden, ignore_errors=True)
-            if not self.path(id).exists():
-                self._link(name).unlink(missing_ok=True)
             raise
         finally:
             os.close(lock)
 
-    def _begin(self, name: str, id: str) -> tuple[Path, int]:
-        """Take the name and make the hidden directory; the descriptor locks it."""
-        hidden = self.directory / f".{id}.{_token(4)}"
-        with self._locked():
-            self._claim(name, id)
+    def _hidden(self, name: str) -> tuple[Path, int]:
+        """A new hidden directory and the descriptor that locks it."""
+        hidden = self.directory / f".{name}.{_token(4)}"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with locked(self.directory / ".lock"):
             hidden.mkdir(mode=0o711)
             return hidden, hold(hidden)
 
-    def rename(self, record: Record, name: str) -> Record:
-        """Give an instance another name; InstanceError when that is taken. A name it has already changes nothing."""
-        with self._locked():
-            if name != record.name:
-                self._claim(name, record.id)
-                record = replace(Record.load(record.directory), name=name)
-                record.save()
-            for link in _links(self._names, record.id):
-                if link.name != name:
-                    link.unlink()
-        return record
+    def abandoned(self) -> Iterator[Path]:
+        """Hidden directories whose maker was killed."""
+        if not self.directory.exists():
+            return
+        with locked(self.directory / ".lock"):
+            found = [path for path in self.directory.glob(".*.*") if path.is_dir() and not is_held(path)]
+        yield from found
 
-    def _claim(self, name: str, id: str) -> None:
-        if not NAME.fullmatch(name):
-            raise InstanceError(f"{name!r} is no instance name", mend="use letters, digits, '_', '.' and '-'")
-        link = self._link(name)
-        with suppress(FileNotFoundError):
-            if self._lives(str(link.readlink())):
-                raise InstanceError(f"the name {name!r} is in use", mend=f"hybrid rm {name}, or another --name")
-            link.unlink()
-        link.symlink_to(id)
+    def damaged(self) -> Iterator[str]:
+        """The names of instances whose record cannot be read."""
+        if not self.directory.exists():
+            return
+        for directory in sorted(self.directory.iterdir()):
+            if directory.name.startswith(".") or not directory.is_dir():
+                continue
+            try:
+                Record.load(directory)
+            except HybridError:
+                if directory.exists():
+                    yield directory.name
 
-    def sweep(self) -> None:
-        """Give up names that nothing has, after what a killed process left is removed."""
-        if self._names.exists():
-            with self._locked():
-                for link in self._names.iterdir():
-                    if not self._lives(str(link.readlink())) or self._renamed(link):
-                        link.unlink()
-
-    def _renamed(self, link: Path) -> bool:
-        """Whether the instance at a link has another name: a rename was cut short."""
-        try:
-            return Record.load(self.path(str(link.readlink()))).name != link.name
-        except InstanceError:
-            return False
-
-    # ---- find ----------------------------------------------------------------------------
-
-    def path(self, id: str) -> Path:
-        """Where the instance of that id is, or will be."""
-        return self.directory / id
-
-    def find(self, name: str) -> Path:
-        """The directory of the instance of that name, or of the only one whose id starts so; else InstanceError."""
-        if NAME.fullmatch(name):
-            with suppress(OSError):
-                directory = self.path(str(self._link(name).readlink()))
-                if directory.is_dir():
-                    return directory
-            found = [directory for directory in self._directories() if directory.name.startswith(name)]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                raise InstanceError(f"{len(found)} instances have an id that starts with {name}", mend="say more of it")
-        raise _unknown(name)
+    def path(self, name: str) -> Path:
+        return self.directory / name
 
     def get(self, name: str) -> Record:
         """The record of the instance of that name, or of the only one whose id starts so."""
-        directory = self.find(name)
-        try:
-            return Record.load(directory)
-        except InstanceError:
-            if not directory.exists():
-                raise _unknown(name) from None
-            raise
+        if NAME.fullmatch(name) and (self.path(name) / "instance.json").exists():
+            return Record.load(self.path(name))
+        by_id = [record for record in self if record.id.startswith(name)] if len(name) >= 4 else []
+        if len(by_id) == 1:
+            return by_id[0]
+        if not NAME.fullmatch(name):
+            raise InstanceError(f"no instance is named {name!r}", mend="hybrid ps -a lists what there is")
+        return Record.load(self.path(name))
 
     def __iter__(self) -> Iterator[Record]:
         """Every readable record, oldest first."""
         records = []
-        for directory in self._directories():
-            try:
-                records.append(Record.load(directory))
-            except InstanceError:
-                continue
+        if self.directory.exists():
+            for directory in self.directory.iterdir():
+                if not directory.name.startswith("."):
+                    try:
+                        records.append(Record.load(directory))
+                    except HybridError:
+                        continue
         return iter(sorted(records, key=lambda record: record.created))
-
-    def damaged(self) -> Iterator[str]:
-        """The names of instances whose record cannot be read; the id of one that has no name either."""
-        for directory in self._directories():
-            try:
-                Record.load(directory)
-            except InstanceError:
-                if directory.exists():
-                    yield next((link.name for link in _links(self._names, directory.name)), directory.name)
-
-    def abandoned(self) -> Iterator[Path]:
-        """Hidden directories whose maker, or remover, was killed."""
-        if not self.directory.exists():
-            return
-        with self._locked():
-            found = [path for path in self.directory.glob(".*.*") if path.is_dir() and not is_held(path)]
-        yield from found
 
     def free_name(self, stem: str) -> str:
         """A name that starts with `stem` and is not taken."""
         return f"{stem}-{_token(3)}"
 
-    # ---- odds and ends -------------------------------------------------------------------
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._names.mkdir(parents=True, exist_ok=True)
-        with locked(self.directory / ".lock"):
-            yield
-
-    def _directories(self) -> Iterator[Path]:
-        with suppress(FileNotFoundError):
-            yield from (path for path in sorted(self.directory.iterdir()) if path.name[0] != "." and path.is_dir())
-
-    def _link(self, name: str) -> Path:
-        return self._names / name
-
-    def _lives(self, id: str) -> bool:
-        """Whether there is an instance of that id, or one that is being made."""
-        return self.path(id).exists() or any(is_held(path) for path in self.directory.glob(f".{id}.*"))
-
-
-def _unknown(name: str) -> InstanceError:
-    return InstanceError(f"no instance is named {name!r}", mend="hybrid ps -a lists what there is")
-
-
-def discard(directory: Path) -> None:
-    """Remove an instance's directory, of which nothing runs: out of sight in one step, then its name and files."""
-    id = directory.name.lstrip(".").partition(".")[0]
-    hidden = directory.with_name(f".{id}.{_token(4)}")
-    lock = hold(directory)
-    try:
-        directory.rename(hidden)
-        for link in _links(directory.parent / _NAMES, id):
-            link.unlink(missing_ok=True)
-        remove_tree(hidden)
-    finally:
-        os.close(lock)
-
-
-def _links(names: Path, id: str) -> list[Path]:
-    """The names of an id: one, but for a rename that was cut short."""
-    found = []
-    with suppress(FileNotFoundError):
-        for link in names.iterdir():
-            with suppress(FileNotFoundError):
-                if str(link.readlink()) == id:
-                    found.append(link)
-    return found
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a tree that an instance may have filled with anything: deep, immutable, of any owner."""
-    with suppress(OSError, RecursionError):
-        shutil.rmtree(path)
-    if path.exists():
-        with suppress(HybridError):
-            process.run(["chattr", "-R", "-f", "-i", "-a", path])
-        process.run(["rm", "-rf", "--one-file-system", path])
+    @staticmethod
+    def _taken(name: str) -> InstanceError:
+        return InstanceError(f"the name {name!r} is in use", mend=f"hybrid rm {name}, or another --name")
 
 
 def hold(directory: Path) -> int:

@@ -39,18 +39,6 @@ def children_cpu_seconds(pid: int) -> float:
     return 0.0
 
 
-def block_bytes(pids: Iterable[int]) -> tuple[int, int]:
-    """Bytes that living processes have had read from and written to block devices, each summed."""
-    read = written = 0
-    for pid in pids:
-        try:
-            values = dict(line.split(": ") for line in _lines(pid, "io"))
-        except PermissionError:
-            continue
-        read, written = read + int(values.get("read_bytes", 0)), written + int(values.get("write_bytes", 0))
-    return read, written
-
-
 def disk_bytes(path: Path) -> int:
     """Allocated blocks of a file or of a whole tree, in bytes; a hard-linked file counts once."""
     seen: set[tuple[int, int]] = set()

@@ -23,11 +23,6 @@ LINKS = (
 )
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, help="how many steps of each verb and kind are killed at (test_kill_steps)")
-    parser.addoption("--all-kinds", action="store_true", help="run all of the contract over a libvirt daemon, too")
-
-
 def pytest_configure() -> None:
     """Programs that the tests interrupt hear it, also when this run was started with signals ignored (nohup, `&`)."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

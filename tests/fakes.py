@@ -7,36 +7,19 @@ after the one before it.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import stat
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from hybrid.driver import (
-    Evidence,
-    Execution,
-    FileStatus,
-    InsideProcess,
-    Kind,
-    LogPart,
-    Problem,
-    Request,
-    Size,
-    State,
-    Stats,
-    Status,
-    Stdio,
-    Usage,
-)
+from hybrid.driver import Evidence, Kind, Problem, Request, State, Status, Stdio, Usage
 from hybrid.errors import CommandError, InstanceError, NotReadyError
 from hybrid.home import Home
 from hybrid.image import Image
 from hybrid.marks import Mark, Marks
-from hybrid.store import InstanceStore, Record, discard, locked, new_id
+from hybrid.store import InstanceStore, Record, locked, new_id
 
 
 @dataclass(frozen=True)
@@ -67,9 +50,6 @@ class FakeDriver:
         self.running: dict[str, FakeInstance] = {}
         """By the record's id: what a real host would show."""
         self.codes: dict[str, int] = {}
-        self.paused: set[str] = set()
-        self.sizes: dict[str, Size] = {}
-        """Of the terminals, by the record's id."""
 
     def problems(self) -> Sequence[Problem]:
         return []
@@ -85,12 +65,11 @@ class FakeDriver:
 
     def create(self, request: Request) -> FakeInstance:
         process = request.process
-        id = new_id()
-        with self.store.making(request.name, id) as (directory, commit):
+        with self.store.making(request.name) as (directory, commit):
             record = commit(
                 Record(
                     name=request.name,
-                    id=id,
+                    id=new_id(),
                     kind=self.kind,
                     image=request.image.digest,
                     image_name="",
@@ -99,7 +78,6 @@ class FakeDriver:
                     directory=directory,
                     stop_signal=process.stop_signal,
                     stop_timeout=process.stop_timeout,
-                    spec=request.spec.saved(),
                     engine={"checked": process.healthcheck is not None},
                 )
             )
@@ -168,29 +146,7 @@ class FakeInstance:
 
     def _end(self, code: int) -> None:
         self.driver.running.pop(self._record.id, None)
-        self.driver.paused.discard(self._record.id)
         self.driver.codes[self._record.id] = code
-
-    def attach(self, stdio: Stdio) -> None:
-        self._look()
-        self._speak(stdio)
-
-    def resize(self, size: Size) -> None:
-        if self._record.spec.get("tty"):
-            self.driver.sizes[self._record.id] = size
-
-    def pause(self) -> None:
-        self._look()
-        self.driver.paused.add(self._record.id)
-
-    def unpause(self) -> None:
-        if self._record.id not in self.driver.paused:
-            raise InstanceError(f"{self._record.name} is not paused")
-        self.driver.paused.discard(self._record.id)
-
-    def _look(self) -> None:
-        if self.status().state is not State.RUNNING:
-            raise InstanceError(f"{self._record.name} is not running")
 
     def wait_entrypoint(self, timeout: float) -> None:
         if self.status().state is State.CREATED:
@@ -205,7 +161,7 @@ class FakeInstance:
                 raise NotReadyError("the healthcheck did not pass", phase="ready", tail="sick")
             tick(self._marks, Mark.READY)
         else:
-            self._marks.stamp(Mark.READY, self._marks.get(Mark.ENTRYPOINT))
+            self._marks.stamp(Mark.READY, self._marks[Mark.ENTRYPOINT])
 
     def wait(self, timeout: float | None = None) -> int:
         if self._record.id in self.driver.running:
@@ -217,14 +173,11 @@ class FakeInstance:
         if self._record.id in self.driver.running:
             if number == signal.SIGKILL:
                 self._end(128 + number)
-            elif self._record.id in self.driver.paused:
-                pass
             elif (code := self.behaviour.traps.get(number)) is not None:
                 self._end(code)
 
     def stop(self, timeout: float) -> int | None:
-        if self.status().state in (State.RUNNING, State.PAUSED):
-            self.driver.paused.discard(self._record.id)
+        if self.status().state is State.RUNNING:
             tick(self._marks, Mark.STOPPING)
             self.signal(self._record.stop_signal)
             self.signal(signal.SIGKILL)
@@ -233,8 +186,7 @@ class FakeInstance:
 
     def status(self) -> Status:
         if self._record.id in self.driver.running:
-            state = State.PAUSED if self._record.id in self.driver.paused else State.RUNNING
-            return Status(state, pid=os.getpid())
+            return Status(State.RUNNING, pid=os.getpid())
         if self._record.id in self.driver.codes:
             return Status(State.EXITED, exit_code=self.driver.codes[self._record.id])
         return Status(State.CREATED)
@@ -244,24 +196,10 @@ class FakeInstance:
             raise InstanceError(f"{self._record.name} is not running")
         return Usage(0.5, 2 << 20, 1 << 20, 1, 4096)
 
-    def stats(self) -> Stats:
-        if self._record.id not in self.driver.running:
-            raise InstanceError(f"{self._record.name} is not running")
-        return Stats(0.5, 2 << 20, None, 1)
-
-    @property
-    def inside(self) -> FakeInside:
-        return FakeInside(self)
-
     def evidence(self) -> Evidence:
         if self._record.id not in self.driver.running:
             raise InstanceError(f"{self._record.name} is not running")
         return Evidence(kernel_release="0", boot_id="fake", os_name="Fake", uid_map="0 0 1")
-
-    def log(self, *, follow: bool = False) -> Iterator[LogPart]:
-        for stream, path in enumerate(self.logs(), 1):
-            if path.exists():
-                yield from (LogPart(stream, line, 0.0) for line in path.read_bytes().splitlines(keepends=True))
 
     def logs(self) -> tuple[Path, Path]:
         return self._record.directory / "stdout.log", self._record.directory / "stderr.log"
@@ -269,74 +207,5 @@ class FakeInstance:
     def destroy(self) -> None:
         self.driver.running.pop(self._record.id, None)
         self.driver.codes.pop(self._record.id, None)
-        with suppress(FileNotFoundError):
-            discard(self._record.directory)
+        shutil.rmtree(self._record.directory, ignore_errors=True)
         tick(self._marks, Mark.GONE)
-
-
-class FakeSession:
-    """See `hybrid.driver.Session`. The program has ended when `exec` returns, or waits for a signal."""
-
-    def __init__(self, behaviour: Behaviour) -> None:
-        self.behaviour = behaviour
-        self.code = behaviour.exit_code
-        self.size: Size | None = None
-
-    def wait(self, timeout: float | None = None) -> int:
-        if self.behaviour.refused is not None:
-            raise CommandError("the program", exit_code=self.behaviour.refused)
-        if self.code is None:
-            raise NotReadyError("the program did not end", phase="exec")
-        return self.code
-
-    def signal(self, number: int) -> None:
-        if self.code is None:
-            self.code = 128 + number if number == signal.SIGKILL else self.behaviour.traps.get(number)
-
-    def resize(self, size: Size) -> None:
-        self.size = size
-
-    def close(self) -> None:
-        self.signal(signal.SIGKILL)
-
-
-class FakeInside:
-    """See `hybrid.driver.Inside`. Programs are scripted as commands are; the instance's root is a directory."""
-
-    def __init__(self, instance: FakeInstance) -> None:
-        self.instance = instance
-        self.root = instance.record.directory / "root"
-
-    def exec(self, execution: Execution, stdio: Stdio) -> FakeSession:
-        self.instance._look()
-        behaviour = self.instance.driver.behaviours[execution.argv]
-        while behaviour.echo and stdio.stdin >= 0 and (data := os.read(stdio.stdin, 65536)):
-            os.write(stdio.stdout, data)
-        os.write(stdio.stdout, behaviour.stdout)
-        os.write(stdio.stderr, behaviour.stderr)
-        return FakeSession(behaviour)
-
-    def processes(self) -> Sequence[InsideProcess]:
-        self.instance._look()
-        return [InsideProcess(1, 0, "root", 0.0, 0.5, 1 << 20, " ".join(self.instance.record.command))]
-
-    def stat(self, path: str) -> FileStatus:
-        found = self._path(path).lstat()
-        target = str(self._path(path).readlink()) if stat.S_ISLNK(found.st_mode) else ""
-        return FileStatus(found.st_mode, found.st_size, found.st_mtime, target)
-
-    def pack(self, path: str, sink: int) -> None:
-        with (
-            os.fdopen(os.dup(sink), "wb") as file,
-            tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            tar.add(self._path(path), self._path(path).name)
-
-    def unpack(self, directory: str, source: int) -> None:
-        with os.fdopen(os.dup(source), "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            tar.extractall(self._path(directory))
-
-    def _path(self, path: str) -> Path:
-        """Scripted roots hold no links that lead anywhere."""
-        self.root.mkdir(exist_ok=True)
-        return self.root / path.lstrip("/")

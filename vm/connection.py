@@ -1,95 +1,236 @@
-"""Which libvirt runs a VM: the one inside this process, or another that a URI names.
+"""libvirt, embedded: its QEMU driver runs inside this process, and no daemon is needed.
 
-The instance's record says which (`uri`, and `root` for the one inside), so that any later process
-finds its way back. What a VM needs of its libvirt is little; `Connection` says it.
+A process has one connection, and the connection one root directory, which libvirt locks. A VM
+outlives both: what it needs after this process has ended is in its own directory.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import grp
+import os
+import pwd
+import secrets
+import shutil
+import stat
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from time import sleep
+from typing import TYPE_CHECKING, Any
 
-from hybrid.errors import HostError
+from hybrid.errors import HostError, HybridError
 from hybrid.home import Home
+from hybrid.process import become_subreaper
+from hybrid.store import hold
 
 if TYPE_CHECKING:
     import libvirt
 
-    from vm.domain import Machine
+QEMU_USER = "libvirt-qemu"
+"""The user that distributions give QEMU under libvirt; the embedded driver insists that it exists."""
 
 
-class Connection(Protocol):
-    """An open connection to a libvirt whose QEMU runs on this host. Safe from one thread at a time."""
+class Connection:
+    """The process's one connection. Use `connect`."""
 
-    @property
-    def uri(self) -> str | None:
-        """As it was asked for; None for the libvirt inside this process."""
+    def __init__(self, home: Home) -> None:
+        self.root = home.run / f"libvirt-{secrets.token_hex(4)}"
+        self._running: dict[str, threading.Event] = {}
+        self._prepare_root(home)
+        become_subreaper()
+        with _quiet_log(self.root):
+            _need_libvirt()
+            import libvirt
 
-    @property
-    def root(self) -> Path | None:
-        """Where the libvirt inside this process has its files."""
+            libvirt.registerErrorHandler(lambda _context, _error: None, None)
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=_run_events, args=(libvirt,), daemon=True, name="libvirt-events").start()
+            self._starting = threading.Event()
+            threading.Thread(target=_reap_qemus, args=(self._starting,), daemon=True, name="qemu-reaper").start()
+            with translated("libvirt's QEMU driver does not start"):
+                self.libvirt: libvirt.virConnect = libvirt.open(f"qemu:///embed?root={self.root}")
+                self.libvirt.domainEventRegisterAny(
+                    None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, libvirt.VIR_DOMAIN_EVENT_STOPPED
+                )
 
-    @property
-    def libvirt(self) -> libvirt.virConnect:
-        """The connection itself."""
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Collect orphans of libvirt's making while it works: the QEMUs it starts, and those it only probes."""
+        self._starting.set()
+        try:
+            yield
+        finally:
+            self._starting.clear()
 
-    def alive(self) -> bool:
-        """Whether it can still be used; the other side may have ended."""
+    def _prepare_root(self, home: Home) -> None:
+        (self.root / "etc").mkdir(parents=True, mode=0o711)
+        self._held = hold(self.root)
+        (self.root / "etc/qemu.conf").write_text(qemu_conf(qemu_user()))
+        shared = home.cache / "libvirt"
+        shared.mkdir(parents=True, exist_ok=True)
+        (self.root / "cache").symlink_to(shared)  # what QEMU can do is asked once, not once a process
+        atexit.register(self.close)
 
-    def collecting(self) -> AbstractContextManager[None]:
-        """To be held while libvirt may start a QEMU as a child of this process."""
+    def start(self, name: str, xml: str) -> None:
+        """Start the transient domain `name`, after what is left of its last run in this process has gone."""
+        self.wait_gone(name)
+        self._running[name] = threading.Event()
+        try:
+            with translated("the VM does not start"), self.collecting():
+                self.libvirt.createXML(xml)
+        except BaseException:
+            del self._running[name]
+            raise
 
-    def qemu_uid(self) -> int:
-        """Whom QEMU runs as."""
+    def wait_gone(self, name: str, timeout: float = 5) -> None:
+        """Return once libvirt has cleaned up after a domain of this process whose QEMU has ended."""
+        if (stopped := self._running.get(name)) is not None:
+            stopped.wait(timeout)
+            del self._running[name]
 
-    def adapt(self, machine: Machine) -> Machine:
-        """The machine as this libvirt can run it, its files made ready for that. HostError says what is in the way."""
+    def _lifecycle(self, _connection: object, domain: Any, event: int, _detail: int, stopped: int) -> None:
+        if event == stopped and (waiting := self._running.get(domain.name())) is not None:
+            waiting.set()
 
-    def start(self, name: str, xml: str) -> int:
-        """Start the transient domain `name`, after what is left of its last run has gone; QEMU's pid."""
-
-    def forget(self, name: str, timeout: float = 5) -> None:
-        """Return once libvirt has cleaned up after a domain whose QEMU has ended, at the latest after `timeout`."""
-
-
-_connections: dict[str | None, Connection] = {}
+    def close(self) -> None:
+        """Remove the root unless a VM that lives on still has its files there."""
+        if not any((self.root / "run/qemu").glob("hybrid-*.pid")):
+            shutil.rmtree(self.root, ignore_errors=True)
 
 
-def connect(home: Home, uri: str | None = None) -> Connection:
-    """This process's connection to a libvirt, opened at the first call, and again when it was lost."""
-    found = _connections.get(uri)
-    if found is None or not found.alive():
-        found = _connections[uri] = _open(home, uri)
+def _need_libvirt() -> None:
+    """HostError when the module cannot be imported: it may be there without the library that it wraps."""
+    try:
+        import libvirt  # noqa: F401
+    except ImportError as error:
+        raise HostError(
+            f"libvirt-python cannot be used: {error}",
+            mend="apt-get install libvirt-dev gcc, then pip install --force-reinstall --no-binary :all: libvirt-python",
+        ) from None
+
+
+_connection: Connection | None = None
+
+
+def connect(home: Home) -> Connection:
+    """The process's connection, opened at the first call."""
+    global _connection
+    if _connection is None:
+        _connection = Connection(home)
+    return _connection
+
+
+def qemu_conf(user: str) -> str:
+    """libvirt's qemu.conf: no log daemon, no cgroups of its own (we make one), QEMU as `user`."""
+    group = user if user != "root" else "root"
+    return "\n".join(
+        [
+            'stdio_handler = "file"',
+            'security_driver = "none"',
+            "cgroup_controllers = [ ]",
+            f'user = "{user}"',
+            f'group = "{group}"',
+            "remember_owner = 0",
+            "",
+        ]
+    )
+
+
+def qemu_user(device: Path = Path("/dev/kvm")) -> str:
+    """Whom QEMU runs as: an unprivileged user wherever it may open /dev/kvm, else root.
+
+    libvirt throws its cache of QEMU's abilities away when that user cannot open the device, and
+    asks again at every start: seconds instead of tenths.
+    """
+    try:
+        status = device.stat()
+        user = pwd.getpwnam(QEMU_USER)
+    except (FileNotFoundError, KeyError):
+        return QEMU_USER
+    everyone = stat.S_IMODE(status.st_mode) & 0o006 == 0o006
+    its_group = stat.S_IMODE(status.st_mode) & 0o060 == 0o060 and status.st_gid in {
+        user.pw_gid,
+        *(group.gr_gid for group in grp.getgrall() if QEMU_USER in group.gr_mem),
+    }
+    return QEMU_USER if everyone or its_group else "root"
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn libvirt's errors into ours."""
+    import libvirt
+
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise HostError(f"{what}: {error.get_error_message()}", mend="hybrid doctor") from None
+
+
+@contextlib.contextmanager
+def _quiet_log(root: Path) -> Iterator[None]:
+    """Send libvirt's own log to a file in its root; it reads this variable when it starts."""
+    before = os.environ.get("LIBVIRT_LOG_OUTPUTS")
+    os.environ["LIBVIRT_LOG_OUTPUTS"] = f"3:file:{root}/libvirt.log"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["LIBVIRT_LOG_OUTPUTS"]
+        else:
+            os.environ["LIBVIRT_LOG_OUTPUTS"] = before
+
+
+def _run_events(libvirt: Any) -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _reap_qemus(starting: threading.Event) -> None:
+    """Wait for daemonised QEMUs, which are this subreaper's orphans, the moment they end.
+
+    libvirt waits until such a pid has vanished, and a zombie has not. Children that libvirt or this
+    process started itself are theirs to wait for: an orphan is told from them by its session, which
+    was led by the intermediate process that has gone.
+    """
+    while True:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            starting.wait()  # nothing to wait for until libvirt forks,
+            sleep(0.001)  # which no event announces
+            continue
+        if not sum(_reap_if_orphaned(pid) for pid in _children()):
+            sleep(0.001)  # somebody else's child; its owner collects it in a moment
+
+
+def _children() -> list[int]:
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in (task / "children").read_text().split()]
     return found
 
 
-def _open(home: Home, uri: str | None) -> Connection:
-    if uri is None:
-        from vm.embedded import Embedded
+def _reap_if_orphaned(pid: int) -> bool:
+    try:
+        head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        state, _parent, _group, session = tail.split()[:4]
+        theirs = int(session) in (pid, os.getsid(0))
+        if state != "Z" or theirs or not head.partition("(")[2].startswith("qemu-system"):
+            return False
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except (OSError, HybridError):
+        return False
 
-        return Embedded(home)
-    from vm.elsewhere import Elsewhere
 
-    return Elsewhere(home, uri)
-
-
-def forget(home: Home, engine: Mapping[str, Any], domain: str) -> None:
-    """See to it that the libvirt of an instance's record has nothing left of its domain, whose QEMU has ended.
-
-    A libvirt that cannot be reached forgets by itself when it comes back and finds no QEMU.
-    """
-    uri, root = engine.get("uri"), engine.get("root")
-    if isinstance(uri, str):
-        with contextlib.suppress(HostError):
-            connect(home, uri).forget(domain)
-    elif isinstance(root, str) and Path(root).parent == home.run:
-        from vm.embedded import forget_root
-
-        own = _connections.get(None)
-        if own is not None and own.root == Path(root):
-            own.forget(domain)
-        else:
-            forget_root(Path(root), domain)
+def forget(root: Path, domain: str) -> None:
+    """Remove what an ended domain left in the root of a process, which may have ended too; with the last, the root."""
+    if _connection is not None and _connection.root == root:
+        _connection.wait_gone(domain)
+        return
+    for path in (root / "run/qemu").glob(f"{domain}.*"):
+        path.unlink(missing_ok=True)
+    if not any((root / "run/qemu").glob("hybrid-*.pid")):
+        shutil.rmtree(root, ignore_errors=True)

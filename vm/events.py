@@ -7,17 +7,12 @@ mark is stamped with the host's clock when the line is read.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hybrid.driver import Health
 from hybrid.marks import Mark, Marks
-from hybrid.monitor import RESULTS
 
 LONGEST_LINE = 4096
-_HEALTH = frozenset(Health)
-_CODE = re.compile(r"-1|[0-9]{1,3}")
 _MARKS = {"kernel": Mark.KERNEL, "init": Mark.INIT, "entrypoint": Mark.ENTRYPOINT, "ready": Mark.READY}
 
 
@@ -32,14 +27,8 @@ class Events:
     exec_errno: int | None = None
     failure: str = ""
     """Why the init gave up, in its words."""
-    health: Health | None = None
-    """What the healthcheck says; None before its first result."""
-    streak: int = 0
-    """How many probes have failed one after the other."""
-    probes: list[tuple[int, str]] = field(default_factory=list)
-    """The latest results that differed: exit code, -1 for one that did not end in time, and output."""
-    oom_killed: bool = False
-    """The guest's kernel has killed a process for want of memory."""
+    probe: tuple[int, str] | None = None
+    """The last failed healthcheck: its exit code and output."""
     evidence: list[tuple[str, str]] = field(default_factory=list)
     evidence_complete: bool = False
     _offset: int = 0
@@ -73,18 +62,12 @@ class Events:
             self.exec_errno = int(rest)
         elif word == "failed":
             self.failure = rest[:200]
-        elif word == "health":
-            self._take_health(*rest.split(" "), "")
-        elif word == "oom":
-            self.oom_killed = True
+        elif word == "probe":
+            code, _, text = rest.partition(" ")
+            if code.isdigit():
+                self.probe = int(code), _unhex(text)
         elif word == "evidence":
             self._take_evidence(*rest.partition(" ")[::2])
-
-    def _take_health(self, *words: str) -> None:
-        """`STATUS STREAK CODE [HEX]`."""
-        if len(words) in (4, 5) and words[0] in _HEALTH and words[1].isdigit() and _CODE.fullmatch(words[2]):
-            self.health, self.streak = Health(words[0]), min(int(words[1]), 1 << 31)
-            self.probes = [*self.probes[1 - RESULTS :], (int(words[2]), _unhex(words[3]))]
 
     def _take_evidence(self, key: str, text: str) -> None:
         if key == "end":

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from hybrid.home import Home
 from hybrid.image import Healthcheck, Process
-from hybrid.network.model import Attachment
 from hybrid.process import need
 from hybrid.store import Record
-from hybrid.volumes import from_record
-from vm import initramfs, kernel, log, shares
+from vm import initramfs, kernel
 from vm.accel import detect
-from vm.domain import FILE_PORTS, SOCKET_PORTS, SSH_PORTS, Machine
-
-
-def flavour(*, shared: bool = False, networked: bool = False) -> kernel.Flavour:
-    """What the guest's kernel must have: more only where the host shares something, or there is a network."""
-    more = (*(shares.MODULES if shared else ()), *(kernel.NETWORK if networked else ()))
-    return replace(kernel.GUEST, modules=(*kernel.GUEST.modules, *more))
+from vm.domain import FILE_PORTS, SOCKET_PORTS, Machine
 
 
 def domain_name(identifier: str) -> str:
@@ -58,38 +49,20 @@ def load_process(directory: Path) -> Process:
     return Process(**values, healthcheck=None if check is None else Healthcheck(**check))
 
 
-def _doors(process: Process) -> list[tuple[str, str]]:
-    """Ways in for others, and the command's terminal."""
-    return [("ssh_ports", str(SSH_PORTS)), *([("tty", "1")] if process.tty else [])]
-
-
-def write_files(home: Home, record: Record, run: Path, network: Attachment, *, has_stdin: bool) -> Machine:
-    """Lay out what one start needs, and describe the machine that uses it."""
+def write_files(home: Home, record: Record, run: Path, *, has_stdin: bool) -> Machine:
+    """Lay out what one start needs, logs emptied, and describe the machine that uses it."""
     directory, engine = record.directory, record.engine
     given = engine.get("kernel")
-    mounts = from_record(engine, None)
-    is_shared = bool(shares.shared(mounts))
-    found = kernel.find_kernel(
-        home, Path(given) if given else None, flavour(shared=is_shared, networked=bool(network.interfaces))
-    )
-    initrd, process = directory / "initrd", load_process(directory)
-    settings = [*_doors(process), *((key, value) for key, value in engine["settings"])]
+    found = kernel.find_kernel(home, Path(given) if given else None)
+    initrd = directory / "initrd"
     initrd.write_bytes(
         initramfs.base(initramfs.init_binary(home), [path.read_bytes() for path in found.modules])
-        + initramfs.instance(
-            process,
-            has_stdin=has_stdin,
-            settings=[*settings, *initramfs.network_settings(network)],
-            etc={"hosts": network.hosts, "resolv.conf": network.resolv_conf} if network.interfaces else {},
-        )
+        + initramfs.instance(load_process(directory), has_stdin=has_stdin)
     )
     run.mkdir(parents=True, mode=0o711, exist_ok=True)
     files = {name: directory / f"{name}.log" for name in (*FILE_PORTS, "console")}
     events = directory / "events"
-    log.begin_run(directory)
-    for path in files.values():
-        path.touch()
-    for path in (files["console"], events):
+    for path in (*files.values(), events):
         path.write_bytes(b"")
     return Machine(
         name=domain_name(record.id),
@@ -103,7 +76,4 @@ def write_files(home: Home, record: Record, run: Path, network: Attachment, *, h
         console=files["console"],
         events=events,
         ports={name: files[name] for name in FILE_PORTS} | {name: run / name for name in SOCKET_PORTS},
-        share=run / "share" if is_shared else None,
-        rates=engine.get("rates", {}),
-        interfaces={each.link: each.mac for each in network.interfaces},
     )

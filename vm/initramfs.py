@@ -1,14 +1,14 @@
 """The initramfs: our init, the modules it loads, and the description of one command.
 
 A pure function writes the archive (the kernel's "newc" cpio, Documentation/driver-api/early-userspace/
-buffer-format.rst); only the init's binary, compiled once from init/*.c, comes from outside.
+buffer-format.rst); only the init's binary, compiled once from init.c, comes from outside.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from hybrid.defaults import hosts
 from hybrid.errors import HostError, ToolError
 from hybrid.home import Home
 from hybrid.image import Process
-from hybrid.network.model import Attachment
 from hybrid.process import need, run
 from hybrid.store import locked
 
-SOURCES = Path(__file__).with_name("init")
+SOURCE = Path(__file__).with_name("init.c")
 COMPILE = ("-std=gnu11", "-Os", "-static", "-s", "-Wl,--gc-sections", "-ffunction-sections")
 
 
@@ -34,17 +33,16 @@ class Entry:
 
 
 def init_binary(home: Home) -> bytes:
-    """The compiled init, from the cache when its sources and flags are unchanged."""
-    sources = sorted(SOURCES.glob("*.[ch]"))
-    state = repr([COMPILE, *((path.name, path.read_bytes()) for path in sources)])
+    """The compiled init, from the cache when its source and flags are unchanged."""
+    source = SOURCE.read_bytes()
     cache = home.cache / "init"
     cache.mkdir(parents=True, exist_ok=True)
-    binary = cache / hashlib.sha256(state.encode()).hexdigest()[:16]
+    binary = cache / hashlib.sha256(source + repr(COMPILE).encode()).hexdigest()[:16]
     if not binary.exists():
         with locked(cache / "lock"), tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / "init"
             try:
-                run([need("gcc"), *COMPILE, "-o", made, *(path for path in sources if path.suffix == ".c")])
+                run([need("gcc"), *COMPILE, "-o", made, SOURCE])
             except ToolError as error:
                 raise HostError(
                     f"the guest's init does not compile: {error.what}", mend="apt-get install gcc libc6-dev"
@@ -85,43 +83,20 @@ def _numbered(folder: str, files: Sequence[bytes]) -> Iterable[Entry]:
         yield Entry(f"{folder}/{number:02}.ko", 0o100644, data)
 
 
-def instance(
-    process: Process,
-    *,
-    has_stdin: bool = False,
-    partition: str | None = None,
-    settings: Iterable[tuple[str, str]] = (),
-    etc: Mapping[str, str] | None = None,
-) -> bytes:
-    """The part that describes one instance's command. With a partition it runs standalone: see init/init.h.
-
-    `settings`: more keys and values of its description. `etc`: files by name, in place of the usual ones.
-    """
-    files = {"hostname": f"{process.hostname}\n", "hosts": hosts(process.hostname)} | dict(etc or {})
+def instance(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
+    """The part that describes one instance's command. With a partition it runs standalone: see init.c."""
     return archive(
         [
-            Entry("config", 0o100600, config(process, has_stdin=has_stdin, partition=partition, settings=settings)),
+            Entry("config", 0o100600, config(process, has_stdin=has_stdin, partition=partition)),
             Entry("etc", 0o40755),
-            *(Entry(f"etc/{name}", 0o100644, text.encode()) for name, text in files.items()),
+            Entry("etc/hostname", 0o100644, f"{process.hostname}\n".encode()),
+            Entry("etc/hosts", 0o100644, hosts(process.hostname).encode()),
         ]
     )
 
 
-def network_settings(network: Attachment) -> list[tuple[str, str]]:
-    """What init/net.c is told of the guest's interfaces."""
-    lines = [("interface", f"{each.mac} {each.address} {each.prefix}") for each in network.interfaces]
-    gateway = next((each.gateway for each in network.interfaces if each.gateway), None)
-    return [*lines, ("gateway", gateway)] if gateway else lines
-
-
-def config(
-    process: Process,
-    *,
-    has_stdin: bool = False,
-    partition: str | None = None,
-    settings: Iterable[tuple[str, str]] = (),
-) -> bytes:
-    """The command as NUL-terminated `key=value` strings, which init/config.c reads.
+def config(process: Process, *, has_stdin: bool = False, partition: str | None = None) -> bytes:
+    """The command as NUL-terminated `key=value` strings, which init.c reads.
 
     No value holds a NUL (the spec and the OCI config refuse it), so none can pose as another key.
     """
@@ -136,15 +111,11 @@ def config(
         *(("group", str(group)) for group in process.groups),
         *(("arg", argument) for argument in process.argv),
         *(("env", f"{key}={value}") for key, value in process.env.items()),
-        *settings,
     ]
     if (check := process.healthcheck) is not None:
         pairs += [
-            ("probe_interval", str(round(check.interval * 1000))),
-            ("probe_start_interval", str(round(check.start_interval * 1000))),
-            ("probe_start_period", str(round(check.start_period * 1000))),
+            ("probe_interval", str(round(check.start_interval * 1000))),
             ("probe_timeout", str(round(check.timeout * 1000))),
-            ("probe_retries", str(check.retries)),
             *(("probe", argument) for argument in check.test),
         ]
     for key, value in pairs:

@@ -40,8 +40,6 @@ GUEST = Flavour(
     ("linux-image-cloud-amd64", "linux-image-virtual"),  # small, and without drivers for real hardware
     ("virtio_pci", "virtio_blk", "virtio_console", "ext4"),
 )
-NETWORK = ("virtio_net",)
-"""What a guest with a network needs besides."""
 PORTABLE = Flavour(
     "kernels-portable",
     ("linux-image-amd64", "linux-image-generic"),

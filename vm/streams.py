@@ -17,10 +17,8 @@ from pathlib import Path
 class Follow:
     """Copies what a growing file gains to a descriptor, byte for byte."""
 
-    def __init__(self, path: Path, descriptor: int, start: int = 0) -> None:
-        """What the file holds from the byte `start` on."""
+    def __init__(self, path: Path, descriptor: int) -> None:
         self._source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        os.lseek(self._source, start, os.SEEK_SET)
         self._target: int | None = descriptor
 
     def copy(self) -> None:

@@ -1,4 +1,4 @@
-"""What a killed process leaves beside its instances: the root of its libvirt, and QEMUs that nobody knows."""
+"""What a killed process leaves beside its instances: the root of its libvirt, and QEMUs that it was asking."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from hybrid.store import is_held, locked
 
 
 def sweep(home: Home) -> None:
-    """End VMs of this home whose instance has gone, whichever libvirt started them; remove every root whose owner
-    has ended and in which no VM lives on, and unfinished kernels."""
-    for pid in _orphans(home):
-        send_signal(pid, start_time(pid))  # a daemon that had started it sees its end
+    """Remove every root of this home whose owner has ended and in which no VM lives on, and unfinished kernels."""
     for root in home.run.glob("libvirt-*"):
         if _is_ours(root, home) and not is_held(root) and not _lives_on(root):
             for pid in _asked(root):
@@ -27,17 +24,6 @@ def sweep(home: Home) -> None:
         with contextlib.suppress(FileNotFoundError, BlockingIOError), locked(folder / "lock", wait=False):
             for path in folder.glob(scratch):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _orphans(home: Home) -> Iterator[int]:
-    """QEMUs that were started from a directory of ours which is there no more: it outlives them else."""
-    for proc in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = [os.fsdecode(word) for word in (proc / "cmdline").read_bytes().split(b"\0")]
-            if "-initrd" in words[:-1] and any(word.startswith("guest=hybrid-") for word in words):
-                directory = Path(words[words.index("-initrd") + 1]).parent
-                if directory.parent == home.instances and not directory.exists():
-                    yield int(proc.name)
 
 
 def _is_ours(root: Path, home: Home) -> bool:

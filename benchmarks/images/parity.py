@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hybrid import launch
 from hybrid.driver import Kind, Request, Stdio
 from hybrid.errors import HybridError
 from hybrid.image import merge
@@ -133,3 +134,8 @@ def _diff(what: str, one: Sequence[str], two: Sequence[str]) -> list[str]:
         return []
     lines = difflib.unified_diff(sorted(one), sorted(two), lineterm="", n=0)
     return [f"{what}: {line}" for line in lines if line[:2] not in ("--", "++", "@@")]
+
+
+def check(driver: Driver) -> None:
+    """HostError when this machine cannot run the driver's kind."""
+    launch.check(driver)

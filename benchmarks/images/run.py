@@ -34,7 +34,7 @@ def main(names: Sequence[str]) -> int:
     work = parity.prepare(home.cache / "benchmarks-images")
     found = {kind: drivers.driver(kind, home) for kind in Kind}
     for driver in found.values():
-        launch.check(driver, home)
+        launch.check(driver)
     rows = []
     for name in names or NAMES:
         print(f"{name}: ", end="", flush=True)

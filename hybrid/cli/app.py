@@ -11,27 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from hybrid.interrupt import Interrupts
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "Instances": (
-        "run",
-        "create",
-        "start",
-        "stop",
-        "restart",
-        "kill",
-        "pause",
-        "unpause",
-        "wait",
-        "rename",
-        "rm",
-        "prune",
-    ),
-    "Inside an instance": ("exec", "shell", "attach", "cp", "top", "logs"),
-    "What there is": ("ps", "inspect", "stats", "port", "events"),
-    "Images, specs and the machine": ("image", "volume", "network", "spec", "doctor", "generate", "completion"),
-    "Measuring": ("compare",),
-}
-COMMANDS = tuple(name for names in GROUPS.values() for name in names)
+COMMANDS = ("run", "ps", "stop", "rm", "prune", "compare", "image", "spec", "doctor")
 
 _HELP = """One image spec, run as a virtual machine or as a container, and measured.
 
@@ -52,22 +32,6 @@ class Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The help: every command with its first sentence, in groups."""
-        width = max(map(len, COMMANDS))
-        for title, names in GROUPS.items():
-            rows = [(name.ljust(width), load(name).get_short_help_str(formatter.width - 6 - width)) for name in names]
-            with formatter.section(title):
-                formatter.write_dl(rows)
-
-    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Names of commands and of our own options, without their help: that would load every command."""
-        from typer._click.shell_completion import CompletionItem
-
-        names = [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)]
-        options = ("--help", "--version") if incomplete.startswith("-") else ()
-        return names + [CompletionItem(name) for name in options if name.startswith(incomplete)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | TyperGroup | None:
         return load(cmd_name) if cmd_name in COMMANDS else None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybrid.cli.connect import Connect
 from hybrid.driver import Kind
 from hybrid.errors import NotReadyError
 
@@ -51,7 +50,6 @@ def compare(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="For each step of a run.")
     ] = 120.0,
-    connect: Connect = None,
 ) -> int:
     """Run the same image as a container, as a virtual machine and on the bare host, and compare.
 
@@ -74,7 +72,7 @@ def compare(
     home = default_home()
     spec = launch.load(target)
     asked = _kinds(kinds)
-    drivers, skipped = choose({kind: driver(kind, home, connect) for kind in asked or Kind}, asked)
+    drivers, skipped = choose({kind: driver(kind, home) for kind in asked or Kind}, asked)
     directory = result_directory(output, spec)
     image, image_seconds = _image(spec, home)
     with _progress() as watch:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybrid.cli.connect import Connect
 from hybrid.driver import Kind
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ def doctor(
         list[Kind] | None, typer.Option("--as", help="Ask about this kind only; may be given several times.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    connect: Connect = None,
 ) -> int:
     """Say what this host can run, why not, and what mends it.
 
@@ -32,15 +30,13 @@ def doctor(
       hybrid doctor
 
       hybrid doctor --as vm --json
-
-      hybrid doctor --connect qemu:///system
     """
     from hybrid.doctor import examine
     from hybrid.drivers import driver
     from hybrid.home import default_home
 
     home = default_home()
-    report = examine([driver(kind, home, connect) for kind in dict.fromkeys(kinds or Kind)], home)
+    report = examine([driver(kind, home) for kind in dict.fromkeys(kinds or Kind)], home)
     if as_json:
         import json
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
-from hybrid.cli.errors import tell
+from hybrid.cli.errors import lines, printable
+from hybrid.errors import HybridError
 
 
-def each(names: Sequence[str], deed: Callable[[str], str | None]) -> int:
-    """Do `deed` to every name, once each; print what it returns, or the name when that is nothing; 1 if one failed."""
+def each(names: Sequence[str], deed: Callable[[str], None]) -> int:
+    """Do `deed` to every name, once each, and print those for which it was done; 1 if one failed."""
     failed = False
     for name in dict.fromkeys(names):
         try:
-            done = deed(name)
-            print(name if done is None else done, flush=True)
-        except BrokenPipeError:
-            raise
-        except Exception as error:
+            deed(name)
+            print(name, flush=True)
+        except HybridError as error:
             failed = True
-            tell(error)
+            for line in lines(error):
+                print(printable(line), file=sys.stderr)
     return int(failed)

@@ -11,8 +11,6 @@ import typer
 
 from hybrid.errors import HybridError, NotReadyError, SpecError, ToolError
 
-RUNNERS = ("run", "exec", "shell")
-"""Commands whose exit status is that of the command they run."""
 _TAIL_LINES = 20
 _FULL = "free some space, or set HYBRID_HOME to a place that has more"
 _CLOSED = "set HYBRID_HOME to a folder that you may write to, or run it as root"
@@ -26,9 +24,9 @@ _MENDS = {
 def report(error: Exception, words: Sequence[str]) -> int:
     """Say what failed, where, and what mends it; return the exit code.
 
-    What runs a command keeps Docker's codes: what the command returns is never mistaken for our own failure.
+    `hybrid run` keeps Docker's codes: what the command returns is never mistaken for our own failure.
     """
-    running = next((word for word in words if not word.startswith("-")), "") in RUNNERS
+    running = next((word for word in words if not word.startswith("-")), "") == "run"
     if isinstance(error, BrokenPipeError):
         raise error
     if isinstance(error, typer.TyperException):
@@ -41,16 +39,6 @@ def report(error: Exception, words: Sequence[str]) -> int:
         raise error
     _say(_unexpected(error))
     return 125 if running else 1
-
-
-def tell(error: Exception) -> None:
-    """Say what failed with one of several; an unexpected error too, or with HYBRID_DEBUG raise it."""
-    if isinstance(error, HybridError):
-        _say(lines(error))
-    elif os.environ.get("HYBRID_DEBUG"):
-        raise error
-    else:
-        _say(_unexpected(error))
 
 
 def lines(error: HybridError) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -23,11 +22,6 @@ class _Late:
 
     def amount(self, text: str, total: int, done: Callable[[], int]) -> None:
         self._display().amount(text, total, done)
-
-    def notice(self, text: str) -> None:
-        from hybrid.cli.errors import printable
-
-        print(f"hybrid: {printable(text)}", file=sys.stderr)
 
     def _display(self) -> Progress:
         from hybrid.images.progress import shown

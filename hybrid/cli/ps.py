@@ -2,149 +2,117 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hybrid.cli import view
-from hybrid.cli.format import Field, FormatOption, formatted, show
-from hybrid.cli.table import duration
+from hybrid.cli.table import Format, duration, show
 
 if TYPE_CHECKING:
     from hybrid.driver import Status
-    from hybrid.home import Home
     from hybrid.store import Record
 
-_FIELDS = (
-    Field("Names", "NAME", usual=True),
-    Field("ID", "ID", usual=True),
-    Field("Kind", "KIND", usual=True),
-    Field("Image", "IMAGE", usual=True),
-    Field("Command", "COMMAND", usual=True),
-    Field("RunningFor", "CREATED", usual=True),
-    Field("Status", "STATUS", usual=True),
-    Field("Ports", "PORTS", usual=True),
-    Field("CreatedAt", "CREATED AT"),
-    Field("State", "STATE"),
-    Field("Health", "HEALTH"),
-    Field("Labels", "LABELS"),
-    Field("Networks", "NETWORKS"),
-    Field("Mounts", "MOUNTS"),
-)
-_DAMAGED = {"ID": "", "State": "damaged", "Status": "Damaged"}
+_HEADERS = ("NAME", "ID", "KIND", "IMAGE", "COMMAND", "CREATED", "STATUS")
 
 
 def ps(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Also those that do not run.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
-    filters: Annotated[
-        list[str] | None,
-        typer.Option("--filter", "-f", metavar="KEY=VALUE", help="Only such: id, name, status, label, kind, health, …"),
-    ] = None,
-    form: FormatOption = "table",
-    whole: Annotated[bool, typer.Option("--no-trunc", help="Shorten nothing.")] = False,
-    last: Annotated[int, typer.Option("--last", "-n", metavar="NUMBER", help="The last created, in any state.")] = -1,
-    latest: Annotated[bool, typer.Option("--latest", "-l", help="The last created, in any state.")] = False,
+    form: Annotated[Format, typer.Option("--format", help="How to print them.")] = Format.TABLE,
 ) -> int:
-    """List the running instances, or with -a all of them, the last created first.
-
-    Filters of one key widen the choice, those of several keys narrow it; each label narrows it. The keys: id,
-    name, status (created, running, paused, exited), exited (a code), label, kind, health, ancestor, network.
+    """List the running instances, or with -a all of them.
 
     Examples:
 
       hybrid ps -a
 
-      hybrid ps --filter label=team=web --format 'table {{.Names}}\\t{{.Status}}'
-
-      hybrid rm $(hybrid ps -aq --filter status=exited)
+      hybrid ps --format json
     """
-    from hybrid.cli.filters import parse, passes
     from hybrid.driver import State
     from hybrid.home import default_home
     from hybrid.store import InstanceStore
 
-    wanted = parse(filters or [], KEYS)
     home = default_home()
     store = InstanceStore(home)
-    records = list(reversed(list(store)))
-    number = 1 if latest else last
-    anyway = everything or number > 0 or any(key in wanted for key in ("status", "exited"))
-    seen = [
-        (record, status)
-        for record, status in _with_status(records, home)
-        if (anyway or status.state in (State.RUNNING, State.PAUSED)) and passes(wanted, partial(_facts, record, status))
-    ]
-    damaged = list(store.damaged()) if everything and not wanted else []
-    _print(seen[:number] if number > 0 else seen, damaged, quiet=quiet, form=form, whole=whole)
+    found = [(record, status) for record in store if (status := _status(record, home)) is not None]
+    seen = [pair for pair in found if everything or pair[1].state is State.RUNNING]
+    damaged = list(store.damaged()) if everything else []
+    if form is Format.JSON:
+        import json
+
+        rows = [_values(record, status) for record, status in seen]
+        print(json.dumps(rows + [{"name": name, "state": "damaged"} for name in damaged], indent=2))
+    else:
+        show(_HEADERS, [_row(*pair) for pair in seen] + [_damaged(name) for name in damaged])
     return 0
 
 
-KEYS = ("id", "name", "status", "exited", "label", "kind", "health", "ancestor", "network")
-
-
-def _print(seen: list[tuple[Record, Status]], damaged: list[str], *, quiet: bool, form: str, whole: bool) -> None:
-    if quiet:
-        show(record.id if whole else record.id[: view.SHORT] for record, _ in seen)
-        return
-    rows = [_row(record, status, whole) for record, status in seen]
-    empty = {field.name: "" for field in _FIELDS}
-    rows += [{**empty, **_DAMAGED, "Names": name} for name in damaged]
-    plain = [view.raw(*pair) for pair in seen] if form == "json" else []
-    plain += [{"name": name, "state": "damaged"} for name in damaged]
-    show(formatted(form, _FIELDS, rows, plain))
-
-
-def _with_status(records: Iterable[Record], home: Home) -> Iterator[tuple[Record, Status]]:
-    """Each with what is true of it now; one that was removed while we looked is left out."""
+def _status(record: Record, home: Any) -> Status | None:
+    """What is true of the instance; None when it was removed while we looked."""
     from hybrid.drivers import open_instance
 
-    for record in records:
-        try:
-            yield record, open_instance(record, home).status()
-        except Exception:
-            if record.directory.exists():
-                raise
+    try:
+        return open_instance(record, home).status()
+    except Exception:
+        if not record.directory.exists():
+            return None
+        raise
 
 
-def _row(record: Record, status: Status, whole: bool) -> dict[str, Any]:
-    labels = view.labels(record)
-    joined = view.attachment(record)
+def _row(record: Record, status: Status) -> tuple[str, ...]:
+    command = " ".join(record.command)
+    return (
+        record.name,
+        record.id[:12],
+        record.kind.value,
+        _image(record),
+        command if len(command) <= 40 else command[:39] + "…",
+        f"{duration(time.time() - record.created)} ago",
+        describe(status),
+    )
+
+
+def _image(record: Record) -> str:
+    """The image's name, or the start of its digest when it has none."""
+    name = record.image_name or record.image
+    return name.removeprefix("sha256:")[:12] if name.startswith("sha256:") else name
+
+
+def _damaged(name: str) -> tuple[str, ...]:
+    return (name, "", "", "", "", "", "Damaged")
+
+
+def _values(record: Record, status: Status) -> dict[str, Any]:
     return {
-        "Names": record.name,
-        "ID": record.id if whole else record.id[: view.SHORT],
-        "Kind": record.kind.value,
-        "Image": view.image(record),
-        "Command": view.command(record.command, whole=whole),
-        "RunningFor": f"{duration(time.time() - record.created)} ago",
-        "Status": view.describe(status),
-        "Ports": view.ports(joined),
-        "CreatedAt": view.local_time(record.created),
-        "State": status.state.value,
-        "Health": status.health.value if status.health else "",
-        "Labels": ",".join(f"{key}={value}" for key, value in labels.items()),
-        "Networks": ",".join(view.networks(record, joined)),
-        "Mounts": ",".join(view.mounts(record)),
+        "name": record.name,
+        "id": record.id,
+        "kind": record.kind.value,
+        "image": record.image_name,
+        "digest": record.image,
+        "command": list(record.command),
+        "created": record.created,
+        "state": status.state.value,
+        "exit_code": status.exit_code,
+        "pid": status.pid,
     }
 
 
-def _facts(record: Record, status: Status, key: str) -> list[str]:
-    """What an instance has to show for a filter's key."""
-    match key:
-        case "status":
-            return [status.state.value]
-        case "exited":
-            return [] if status.exit_code is None or status.state != "exited" else [str(status.exit_code)]
-        case "label":
-            return [text for name, value in view.labels(record).items() for text in (name, f"{name}={value}")]
-        case "health":
-            return ["none" if status.health is None else status.health.value]
-        case "ancestor":
-            return [record.image, record.image_name, view.image(record)]
-        case "network":
-            return list(view.networks(record, view.attachment(record)))
-        case _:
-            return [str(getattr(record, key))]
+def describe(status: Status) -> str:
+    """The status in words, as Docker says it."""
+    if status.state == "running":
+        age = _age(status.pid)
+        return "Up" if age is None else f"Up {duration(age)}"
+    if status.state == "exited":
+        return "Exited" if status.exit_code is None else f"Exited ({status.exit_code})"
+    return "Created"
+
+
+def _age(pid: int | None) -> float | None:
+    """Seconds since the process started."""
+    from hybrid.process import start_time
+
+    started = None if pid is None else start_time(pid)
+    if started is None:
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from hybrid.cli.arguments import Names, named
-from hybrid.errors import InstanceError
-
 
 def rm(
-    names: Names,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of instances, or the start of an id.")],
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Also one that runs or whose record is damaged.")
-    ] = False,
-    after_exit: Annotated[
-        bool, typer.Option("--after-exit", help="Wait until it has ended; hybrid run -d --rm does it so.")
     ] = False,
 ) -> int:
     """Remove instances with their writable layers and logs.
@@ -33,11 +26,4 @@ def rm(
     from hybrid.salvage import remove
 
     home = default_home()
-
-    def deed(name: str) -> None:
-        if after_exit:
-            with suppress(InstanceError):  # nobody saw its exit code; the next step says if there is none of that name
-                named(name).wait()
-        remove(name, home, force=force)
-
-    return each(names, deed)
+    return each(names, lambda name: remove(name, home, force=force))

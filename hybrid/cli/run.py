@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hybrid.cli import deeds
-from hybrid.cli.arguments import complete_image
-from hybrid.cli.connect import Connect
-from hybrid.cli.options import with_options
-from hybrid.cli.signals import held
-from hybrid.driver import Kind
-from hybrid.specoptions import Option
+from hybrid.cli.signals import forwarded, held
+from hybrid.driver import Kind, Stdio
 
 if TYPE_CHECKING:
     from hybrid.driver import Instance
@@ -22,32 +17,22 @@ if TYPE_CHECKING:
 
 CONTEXT = {"allow_interspersed_args": False}
 
-Target = Annotated[
-    str,
-    typer.Argument(metavar="SPEC|IMAGE", help="A spec's file, or an image's name.", autocompletion=complete_image),
-]
-Command = Annotated[
-    list[str] | None, typer.Argument(metavar="[--] COMMAND...", help="What to run instead of the spec's command.")
-]
-AsKind = Annotated[
-    Kind | None, typer.Option("--as", help="The isolation model; else the spec's `isolation`, else container.")
-]
-OwnName = Annotated[str | None, typer.Option("--name", help="The instance's name; else one is made up.")]
+START_SECONDS = 120.0
+"""How long an instance may take until its command is executed. An emulated VM on a busy host needs most of it."""
 
 
-@with_options
 def run(
     context: typer.Context,
-    options: list[Option],
-    target: Target,
-    command: Command = None,
-    kind: AsKind = None,
-    remove: Annotated[
-        bool, typer.Option("--rm", help="Remove the instance when it ends; with -d a process waits for that.")
-    ] = False,
+    target: Annotated[str, typer.Argument(metavar="SPEC|IMAGE", help="A spec's file, or an image's name.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[--] COMMAND...", help="What to run instead of the spec's command.")
+    ] = None,
+    kind: Annotated[
+        Kind | None, typer.Option("--as", help="The isolation model; else the spec's `isolation`, else container.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--rm", help="Remove the instance when it ends.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running and print its name.")] = False,
-    name: OwnName = None,
-    connect: Connect = None,
+    name: Annotated[str | None, typer.Option("--name", help="The instance's name; else one is made up.")] = None,
 ) -> int:
     """Run a spec or an image: as a VM, a container or on the host.
 
@@ -61,46 +46,49 @@ def run(
 
       hybrid run --rm --as container web.yaml -- sh -c 'echo hello'
 
-      hybrid run -it --rm debian:bookworm bash
-
-      hybrid run -d --name cache -m 256m redis.yaml
+      hybrid run -d --name cache redis.yaml
     """
-    from hybrid.cli import foreground, terminal
-
-    if not detach:
-        terminal.check(*(any(each.key == key for each in options) for key in ("tty", "stdin_open")))
-    make = plan(target, kind, options, command or [], name, connect)
-    if detach:
-        return _detached(context.obj, make, remove=remove)
-    return foreground.live(context.obj, make, made=True, remove=remove)
+    if remove and detach:
+        raise typer.BadParameter("no daemon stays behind to remove a detached instance", param_hint="--rm with -d")
+    words = command or []
+    make = _plan(target, kind)
+    return _live(context.obj, lambda: make(words[1:] if words[:1] == ["--"] else words, name), detach, remove)
 
 
-def _detached(interrupts: Interrupts, make: Callable[[], Instance], *, remove: bool) -> int:
-    """Start an instance that goes on without us. Whatever comes before it runs, it is destroyed."""
-    with interrupts.shield(), ExitStack() as ending, held(interrupts) as waiting:
-        instance = make()
-        ending.callback(deeds.destroy, instance)
-        instance.start(None)
-        with interrupts.expose():
-            instance.wait_entrypoint(deeds.START_SECONDS)
-            for number in waiting:  # a detached command has no use for them; they were for us
-                interrupts.handle(number)
-        if remove:
-            deeds.remove_at_end(instance)
-        ending.pop_all()
-        deeds.started(instance)
-        print(instance.record.name)
-    return 0
+def _live(interrupts: Interrupts, make: Callable[[], Instance], detach: bool, remove: bool) -> int:
+    """One instance's life, as far as we take part in it. Whatever comes, it is destroyed unless it is to stay."""
+    with (
+        interrupts.shield(),
+        ExitStack() as ending,
+        forwarded(lambda number: instance.signal(number)) as send,
+    ):
+        with held(interrupts) as waiting:
+            instance = make()
+            ending.callback(instance.destroy)
+            instance.start(None if detach else Stdio(0, 1, 2))
+            with interrupts.expose():
+                instance.wait_entrypoint(START_SECONDS)
+        if detach:
+            _interrupt_late(interrupts, waiting)
+            ending.pop_all()
+            print(instance.record.name)
+            return 0
+        for number in waiting:
+            send(number)
+        code = instance.wait()
+        if not remove:
+            ending.pop_all()
+        return code
 
 
-def plan(
-    target: str,
-    kind: Kind | None,
-    options: Sequence[Option],
-    command: Sequence[str],
-    name: str | None,
-    connect: str | None,
-) -> Callable[[], Instance]:
+def _interrupt_late(interrupts: Interrupts, waiting: Sequence[int]) -> None:
+    """A detached command has no use for the signals that we got while it was started; they were for us."""
+    with interrupts.expose():
+        for number in waiting:
+            interrupts.handle(number)
+
+
+def _plan(target: str, kind: Kind | None) -> Callable[[list[str], str | None], Instance]:
     """All that takes long or can be refused before there is an instance; returns what makes it."""
     from hybrid import drivers, launch
     from hybrid.cli.progress import progress
@@ -108,17 +96,10 @@ def plan(
     from hybrid.images import ImageStore
 
     home = default_home()
-    spec = launch.load(target, options)
-    driver = drivers.driver(launch.kind_of(spec, kind), home, connect)
-    launch.check(driver, home, connect)
+    spec = launch.load(target)
+    driver = drivers.driver(launch.kind_of(spec, kind), home)
+    launch.check(driver)
     with progress() as told:
         image = ImageStore(home).ensure(spec, told)
     driver.prepare(image)
-    words = command[1:] if command[:1] == ["--"] else command
-
-    def make() -> Instance:
-        instance = launch.create(spec, image, driver, home, command=words, name=name)
-        deeds.journal().note("create", instance.record)
-        return instance
-
-    return make
+    return lambda command, name: launch.create(spec, image, driver, home, command=command, name=name)

@@ -21,7 +21,7 @@ _Handler: TypeAlias = Callable[[int, FrameType | None], Any]
 
 
 @contextmanager
-def forwarded(send: Send, numbers: tuple[int, ...] = FORWARDED) -> Iterator[Send]:
+def forwarded(send: Send) -> Iterator[Send]:
     """Within the block signals go to `send`, one after the other, on a thread of their own.
 
     Yields what puts a signal in that queue. So `send` may take locks and write to channels that the
@@ -38,7 +38,7 @@ def forwarded(send: Send, numbers: tuple[int, ...] = FORWARDED) -> Iterator[Send
             os.write(writer, bytes([number]))
 
     try:
-        with _handling(numbers, queue):
+        with _handling(FORWARDED, queue):
             yield queue
     finally:
         os.close(writer)

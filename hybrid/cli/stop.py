@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
-from hybrid.cli.arguments import Names, named
-
 
 def stop(
-    names: Names,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of instances, or the start of an id.")],
     timeout: Annotated[
         float | None,
-        typer.Option("--time", "--timeout", "-t", min=0, help="Seconds until SIGKILL; else as the spec says, else 10."),
+        typer.Option("--time", "-t", min=0, help="Seconds until SIGKILL; else as the spec says, else 10."),
     ] = None,
 ) -> int:
     """Stop instances by their stop signal, then by SIGKILL.
@@ -24,7 +22,15 @@ def stop(
 
       hybrid stop -t 1 web cache
     """
-    from hybrid.cli import deeds
     from hybrid.cli.each import each
+    from hybrid.drivers import open_instance
+    from hybrid.home import default_home
+    from hybrid.store import InstanceStore
 
-    return each(names, lambda name: deeds.stop(named(name), timeout))
+    home = default_home()
+
+    def deed(name: str) -> None:
+        record = InstanceStore(home).get(name)
+        open_instance(record, home).stop(record.stop_timeout if timeout is None else timeout)
+
+    return each(names, deed)

@@ -70,11 +70,11 @@ def from_dir(fetched: Path) -> Layout:
     return Layout(given, config, fetched)
 
 
-def unpack(layout: Layout, rootfs: Path, work: Path) -> tuple[list[int], list[str]]:
+def unpack(layout: Layout, rootfs: Path, work: Path) -> list[int]:
     """Unpack every layer to `rootfs` with owners, modes, links and extended attributes as they are in the image.
 
     Before that every layer is looked through: ImageError when it is not what it says, or not to be trusted.
-    Returns each layer's bytes, uncompressed, and the device nodes that an ordinary user had to leave out.
+    Returns each layer's bytes, uncompressed.
     """
     plain = work / "plain"
     plain.mkdir()
@@ -91,7 +91,7 @@ def unpack(layout: Layout, rootfs: Path, work: Path) -> tuple[list[int], list[st
         for number, names in enumerate(whiteouts):
             unpacker.layer(plain / str(number), names, parsed.layers[number].digest)
         unpacker.finish()
-    return [(plain / str(number)).stat().st_size for number in range(len(diff_ids))], unpacker.left_out
+    return [(plain / str(number)).stat().st_size for number in range(len(diff_ids))]
 
 
 def bounded(path: Path) -> bytes:

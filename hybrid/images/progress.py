@@ -20,9 +20,6 @@ class Progress(Protocol):
     def amount(self, text: str, total: int, done: Callable[[], int]) -> None:
         """Likewise, and of `total` bytes as many as `done` says are there: it is asked whenever that is shown."""
 
-    def notice(self, text: str) -> None:
-        """`text` is what should be known afterwards."""
-
 
 class Quiet:
     """Says nothing."""
@@ -31,9 +28,6 @@ class Quiet:
         pass
 
     def amount(self, text: str, total: int, done: Callable[[], int]) -> None:
-        pass
-
-    def notice(self, text: str) -> None:
         pass
 
 
@@ -69,9 +63,6 @@ class _Display:
     def amount(self, text: str, total: int, done: Callable[[], int]) -> None:
         self.step(text)
         self._amount = (total, done) if total > 0 else None
-
-    def notice(self, text: str) -> None:
-        print(_printable(text), file=sys.stderr)
 
     def now(self) -> ConsoleRenderable:
         from rich.console import Group

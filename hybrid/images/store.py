@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -233,15 +233,12 @@ class ImageStore:
             final = work / "final"
             final.mkdir(mode=0o711)
             told.step("unpacking")
-            sizes, left_out = layout.unpack(made, final / "rootfs", work)
-            if left_out:
-                told.notice(_left_out(left_out))
+            sizes = layout.unpack(made, final / "rootfs", work)
             recorded = mtree.write(final / "rootfs", final / "mtree")
             (final / "manifest.json").write_bytes(made.manifest)
             (final / "config.json").write_bytes(made.config)
             values = {"digest": made.digest, "source": title, "tree_bytes": recorded.bytes, "mtree": recorded.digest}
-            values |= {"layers": sizes, "made": time.time(), "left_out": left_out}
-            (final / "image.json").write_text(json.dumps(values))
+            (final / "image.json").write_text(json.dumps(values | {"layers": sizes, "made": time.time()}))
             self._keep_blobs(made)
             self._commit(final, made.digest)
             return self._load(made.digest)
@@ -362,12 +359,6 @@ def _held(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _left_out(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    named = f"device {', '.join(names[:3])}{more}"
-    return f"{named} left out of the image: only root makes device nodes; containers and VMs have a /dev of their own"
 
 
 def _remove(work: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid.errors import ImageError
-from hybrid.home import ordinary_user
 from hybrid.images import tarscan
 from hybrid.images.tarscan import Damaged, Entry, Status
 from hybrid.inroot import open_in
@@ -55,8 +54,6 @@ class Unpacker:
         self._directories: dict[int, tuple[bytes, int, bytes]] = {}
         """By inode: path, time, and what files in it inherit. Set at the end, since they change with what is in it."""
         self._privileged = os.geteuid() == 0
-        self.left_out: list[str] = []
-        """Device nodes that this user may not make."""
 
     def __enter__(self) -> Unpacker:
         return self
@@ -174,13 +171,7 @@ class Unpacker:
 
     def _make_node(self, parent: int, name: str, entry: Entry, status: Status) -> None:
         kind = {b"3": stat.S_IFCHR, b"4": stat.S_IFBLK, b"6": stat.S_IFIFO}[entry.kind]
-        try:
-            self._anew(parent, name, lambda: os.mknod(name, kind | 0o600, status.device, dir_fd=parent))
-        except PermissionError:
-            if kind == stat.S_IFIFO or ordinary_user() is None:
-                raise
-            self.left_out.append(entry.shown)
-            return
+        self._anew(parent, name, lambda: os.mknod(name, kind | 0o600, status.device, dir_fd=parent))
         self._describe(parent, name, entry, status)
 
     def _describe(self, parent: int, name: str, entry: Entry, status: Status) -> None:

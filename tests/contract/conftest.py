@@ -14,20 +14,14 @@ import pytest
 from hybrid import drivers, usage
 from hybrid.cgroups import Cgroup
 from hybrid.driver import Driver, Instance, Kind, Request, Stdio
-from hybrid.errors import HybridError
 from hybrid.home import Home
 from hybrid.image import Image, merge
 from hybrid.marks import Mark, Marks
-from hybrid.network import netlink, nft
-from hybrid.network.state import Place
 from hybrid.spec import Spec
 from hybrid.store import InstanceStore
 from tests.fakes import Behaviour, FakeDriver
-from tests.libvirtd import running_libvirtd
 
-DAEMON = "vm-daemon"
-"""VMs of a libvirt daemon. Tests marked `daemon` run over it too; with --all-kinds, all tests of this folder do."""
-KINDS = ("fake", *(kind.value for kind in Kind), DAEMON)
+KINDS = ("fake", *(kind.value for kind in Kind))
 TIMEOUT = 120.0
 """Seconds for any one step: a bound against hanging, never a measure."""
 
@@ -51,8 +45,6 @@ class Bench:
     directory: Path
     made: list[Instance] = field(default_factory=list)
     kind: str = ""
-    connect: str | None = None
-    """The libvirt that runs the VMs, if it is not the one inside this process."""
 
     def request(
         self,
@@ -137,40 +129,9 @@ class Attached:
         return Result(code, *(path.read_bytes() for path in self.paths))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--all-kinds"):
-        return
-    spared = [
-        item
-        for item in items
-        if isinstance(item, pytest.Function)
-        and getattr(item, "callspec", None) is not None
-        and DAEMON in item.callspec.params.values()
-        and item.get_closest_marker("daemon") is None
-    ]
-    if spared:
-        config.hook.pytest_deselected(items=spared)
-        items[:] = [item for item in items if item not in spared]
-
-
-@pytest.fixture(scope="session")
-def daemon() -> Iterator[str]:
-    """The URI of a libvirt daemon that was started for this session."""
-    with running_libvirtd() as uri:
-        yield uri
-
-
 @pytest.fixture(params=KINDS)
 def bench(request: pytest.FixtureRequest, shared_home: Home, tiny_image: Image, tmp_path: Path) -> Iterator[Bench]:
-    kind, connect = request.param, None
-    if kind == DAEMON:
-        kind, connect = "vm", request.getfixturevalue("daemon")
-    yield from make_bench(kind, shared_home, tiny_image, tmp_path, connect)
-
-
-@pytest.fixture
-def daemon_bench(daemon: str, shared_home: Home, tiny_image: Image, tmp_path: Path) -> Iterator[Bench]:
-    yield from make_bench("vm", shared_home, tiny_image, tmp_path, daemon)
+    yield from make_bench(request.param, shared_home, tiny_image, tmp_path)
 
 
 @pytest.fixture
@@ -178,21 +139,15 @@ def container(shared_home: Home, tiny_image: Image, tmp_path: Path) -> Iterator[
     yield from make_bench("container", shared_home, tiny_image, tmp_path)
 
 
-@pytest.fixture(scope="module", name="make_bench")
-def make_bench_fixture() -> Callable[..., Iterator[Bench]]:
-    """For benches that live longer than a test."""
-    return make_bench
-
-
-def make_bench(kind: str, home: Home, image: Image, directory: Path, connect: str | None = None) -> Iterator[Bench]:
-    driver: Driver = FakeDriver(home) if kind == "fake" else drivers.driver(Kind(kind), home, connect)
+def make_bench(kind: str, home: Home, image: Image, directory: Path) -> Iterator[Bench]:
+    driver: Driver = FakeDriver(home) if kind == "fake" else drivers.driver(Kind(kind), home)
     if problems := driver.problems():
         words = f"this host cannot run a {kind}: {problems[0].what}"
         if os.environ.get("CI") == "true":
             pytest.fail(words)
         pytest.skip(words)
     driver.prepare(image)
-    bench = Bench(driver, home, image, directory, kind=kind, connect=connect)
+    bench = Bench(driver, home, image, directory, kind=kind)
     before = snapshot(home)
     yield bench
     for instance in bench.made:
@@ -209,43 +164,18 @@ def snapshot(home: Home) -> dict[str, set[str]]:
         "processes": {_words(pid) for pid in usage.processes() if base in _words(pid)},
         "files": {
             str(path)
-            for root in (
-                home.instances,
-                home.instances / ".names",
-                home.run,
-                home.run / "oci/crun",
-                home.run / "oci/runc",
-            )
+            for root in (home.instances, home.run, home.run / "oci/crun", home.run / "oci/runc")
             if root.is_dir()
             for path in root.iterdir()
         },
-        "network": set(network_traces(home)),
     }
-
-
-def network_traces(home: Home) -> Iterator[str]:
-    """What of this home's networks is on the host: links, tables of rules, leases."""
-    place = Place(home.run)
-    yield from (f"link {name}" for name in netlink.marked(place.mark))
-    tables = nft.run([{"list": {"tables": None}}]) if nft_there() else []
-    yield from ("rules" for each in tables if each["table"]["name"] == place.table)
-    yield from (f"lease {each}" for each in place.read().leases)
-
-
-def nft_there() -> bool:
-    """Whether rules can be made here at all."""
-    try:
-        nft.run([{"list": {"tables": None}}])
-    except HybridError:
-        return False
-    return True
 
 
 def left(home: Home, before: Mapping[str, set[str]], ids: list[str]) -> dict[str, set[str]]:
     """What is on the host now that was not before, and the control groups and processes of these instances."""
     found = {name: now - before[name] for name, now in snapshot(home).items()}
-    found["files"] -= {str(home.run / name) for name in ("oci", "oci/crun", "oci/runc", "network")}
-    found["files"] -= {str(home.instances / ".lock"), str(home.instances / ".names")}
+    found["files"] -= {str(home.run / name) for name in ("oci", "oci/crun", "oci/runc")}
+    found["files"] -= {str(home.instances / ".lock")}
     found["files"] = {path for path in found["files"] if not Path(path).name.startswith("libvirt-")}  # a process's own
     found["cgroups"] = {str(path) for id in ids for path in Cgroup(id).directories if path.exists()}
     found["of an id"] = {_words(pid) for pid in usage.processes() if any(id in _words(pid) for id in ids)}

@@ -27,7 +27,6 @@ UP = {"test": ["CMD", "test", "-e", "/tmp/up"], "start_interval": "20ms"}
 """Passes once the command handles its stop signal: until then, a first process ignores it."""
 
 
-@pytest.mark.daemon
 def test_streams_and_exit_code_pass_through(bench: Bench) -> None:
     fake = Behaviour(b"out\n", b"err\n", 7)
     result = bench.run("sh", "-c", "echo out; echo err >&2; exit 7", fake=fake)
@@ -45,7 +44,6 @@ def test_no_input_is_end_of_file(bench: Bench) -> None:
     assert bench.run("cat", fake=Behaviour(echo=True)).out == b""
 
 
-@pytest.mark.daemon
 def test_large_output(bench: Bench) -> None:
     line = b"0123456789abcdef" * 4 + b"\n"
     script = f"yes {line.decode().strip()} | head -n 4000"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hybrid import process
-from hybrid.driver import Instance, Kind, State, Stdio
+from hybrid.driver import Kind, State, Stdio
 from hybrid.errors import HybridError, InstanceError
 from hybrid.evidence import of_host
 from hybrid.home import Home
@@ -36,12 +36,12 @@ from hybrid.image import Image, ImageConfig, merge
 from hybrid.marks import Marks
 from hybrid.spec import Spec
 
-kind, root, run, images, digest, how, name, connect = sys.argv[1:]
+kind, root, run, images, digest, how, name = sys.argv[1:]
 home = Home(Path(root), Path(run))
 image = Image("sha256:" + digest, Path(images), ImageConfig())
 spec = Spec(image="test/tiny")
 argv = ("sh", "-c", "while :; do sleep 0.05; done")
-driver = drivers.driver(Kind(kind), home, connect or None)
+driver = drivers.driver(Kind(kind), home)
 instance = driver.create(Request(name, spec, image, merge(spec, image, argv, name), Marks()))
 print("created", flush=True)
 instance.start(Stdio(-1, os.open(os.devnull, os.O_WRONLY), 2) if how == "attached" else None)
@@ -49,14 +49,6 @@ instance.wait_entrypoint(120)
 print("started", flush=True)
 sys.stdin.read()
 """
-
-
-def said(instance: Instance) -> dict[int, bytes]:
-    """What the log has of each stream."""
-    streams = {1: b"", 2: b""}
-    for part in instance.log():
-        streams[part.stream] += part.data
-    return streams
 
 
 def test_a_created_instance_has_not_run(bench: Bench) -> None:
@@ -67,7 +59,6 @@ def test_a_created_instance_has_not_run(bench: Bench) -> None:
     assert bench.again(instance).status().state is State.CREATED
 
 
-@pytest.mark.daemon
 def test_detached(bench: Bench) -> None:
     instance = bench.make(*LIVING, fake=LIVES, healthcheck=UP)
     instance.start(None)
@@ -81,7 +72,7 @@ def test_detached(bench: Bench) -> None:
     assert instance.status().state is State.EXITED
     assert bench.again(instance).status().exit_code == 3
     assert other.stop(TIMEOUT) == 3
-    assert said(instance) == {1: b"up\n", 2: b"log\n"}
+    assert [path.read_bytes() for path in instance.logs()] == [b"up\n", b"log\n"]
 
 
 def test_the_exit_code_of_a_detached_command_is_seen(bench: Bench) -> None:
@@ -99,7 +90,6 @@ def test_a_command_that_ignores_the_stop_signal_is_killed(bench: Bench) -> None:
     assert instance.stop(0.3) == 128 + signal.SIGKILL
 
 
-@pytest.mark.daemon
 def test_what_it_wrote_is_there_when_it_starts_again(bench: Bench) -> None:
     if bench.kind == "fake":
         pytest.skip("a scripted command writes nothing")
@@ -108,7 +98,7 @@ def test_what_it_wrote_is_there_when_it_starts_again(bench: Bench) -> None:
         instance.start(None)
         instance.wait_entrypoint(TIMEOUT)
         assert instance.wait(TIMEOUT) in (0, 1)
-    assert said(instance)[1].splitlines()[-1] == b"again"
+    assert instance.logs()[0].read_text().splitlines()[-1] == "again"
     assert not (bench.image.tree / "root/note").exists()
 
 
@@ -194,15 +184,14 @@ def test_the_files_given_as_streams_keep_their_owner(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("how", ["attached", "detached"])
-@pytest.mark.parametrize("moment", ["created", pytest.param("started", marks=pytest.mark.daemon)])
+@pytest.mark.parametrize("moment", ["created", "started"])
 def test_nothing_is_left_when_its_maker_was_killed(bench: Bench, shared_home: Home, how: str, moment: str) -> None:
     """Another process makes an instance and is killed: just before it starts it, while it does, or after."""
     if bench.kind == "fake":
         pytest.skip("what is scripted lives in one process")
     name = InstanceStore(shared_home).free_name("killed")
     image = bench.image
-    paths = map(str, (shared_home.root, shared_home.run, image.directory))
-    words = (bench.kind, *paths, image.digest[7:], how, name, bench.connect or "")
+    words = (bench.kind, *map(str, (shared_home.root, shared_home.run, image.directory)), image.digest[7:], how, name)
     with process.spawn([sys.executable, "-c", CHILD, *words], stdin=process.PIPE, stdout=process.PIPE) as child:
         assert child.stdout is not None
         while (line := child.stdout.readline().decode().strip()) != moment:

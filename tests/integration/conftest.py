@@ -45,11 +45,9 @@ class Cli:
     def __call__(
         self, *words: str | Path, input: bytes = b"", timeout: float = 300
     ) -> subprocess.CompletedProcess[bytes]:
-        done = subprocess.run(
+        return subprocess.run(
             self.argv(*words), input=input, capture_output=True, env=self.environment, timeout=timeout, check=False
         )
-        _note(self.home)
-        return done
 
     def start(self, *words: str | Path, **streams: Any) -> subprocess.Popen[bytes]:
         """The command, running, with pipes for its streams."""
@@ -94,46 +92,26 @@ def traces(home: Path) -> Traces:
     return Traces(
         frozenset(mounts),
         dict(_processes(home)),
-        frozenset(_empty_cgroups(_note(home))),
-        frozenset(_idle_sockets(home, _note(home))),
-        frozenset(path.name for path in instances.iterdir() if path.is_dir() and path.name != ".names")
-        if instances.exists()
-        else frozenset(),
+        frozenset(_empty_cgroups()),
+        frozenset(_idle_sockets()),
+        frozenset(path.name for path in instances.iterdir() if path.is_dir()) if instances.exists() else frozenset(),
     )
 
 
-_seen: dict[Path, set[str]] = {}
-
-
-def _note(home: Path) -> set[str]:
-    """The ids of all instances that were ever seen in a home, those of now included."""
-    ids = _seen.setdefault(home, set())
-    with contextlib.suppress(FileNotFoundError):
-        ids |= {path.name.lstrip(".").partition(".")[0] for path in (home / "instances").iterdir() if path.is_dir()}
-    return ids - {"names"}
-
-
-def _empty_cgroups(ids: set[str]) -> Iterator[str]:
-    """Control groups of these instances in which there is no process."""
+def _empty_cgroups() -> Iterator[str]:
+    """Control groups of ours without a process: those of living instances, of this home or another, have some."""
     for directory, _, _ in os.walk("/sys/fs/cgroup"):
-        name = directory.rpartition("hybrid-")[2].partition("/")[0]
-        if name in ids or _is_orphan(name):
+        if "hybrid-" in directory:
             with contextlib.suppress(OSError):
                 if not Path(directory, "cgroup.procs").read_text():
                     yield directory
 
 
-def _is_orphan(name: str) -> bool:
-    """Whether it is the trial group of a process that has ended."""
-    return name.startswith("trial-") and not Path("/proc", name.removeprefix("trial-")).exists()
-
-
-def _idle_sockets(home: Path, ids: set[str]) -> Iterator[str]:
-    """Directories of sockets of this home that no process has on its command line."""
+def _idle_sockets() -> Iterator[str]:
+    """Directories of sockets that no process has on its command line, those of living instances left out."""
     commands = b"".join(_read(path) for path in Path("/proc").glob("[0-9]*/cmdline"))
     for path in Path("/run/hybrid").glob("*"):
-        ours = path.name in ids or (path / "cache").resolve().is_relative_to(home)
-        if ours and os.fsencode(path) not in commands and not _is_owned(path):
+        if path.name != "oci" and os.fsencode(path) not in commands and not _is_owned(path):
             yield str(path)
 
 
@@ -253,13 +231,3 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tools(specs: Path) -> Path:
     return specs / "tools.yaml"
-
-
-@pytest.fixture(scope="session")
-def prepared(home: Path, specs: Path, able: Callable[[str], None]) -> None:
-    """What all instances share is made: from here on it is the instances' own steps that are interrupted."""
-    for kind in KINDS:
-        with contextlib.suppress(pytest.skip.Exception):
-            able(kind)
-            done = Cli(home)("run", "--rm", "--as", kind, specs / "tools.yaml")
-            assert done.returncode == 0, done.stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +20,19 @@ MOMENTS = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6]
 """Seconds after the start of the process. Somewhere among them each step is hit; what matters holds at all."""
 LATE = [1.0, 2.0, 4.0]
 """Likewise for a VM, which boots meanwhile."""
+
+
+@pytest.fixture(scope="module")
+def prepared(home: Path, specs: Path, able: Callable[[str], None]) -> None:
+    """What all instances share is made: from here on it is the instances' own steps that are interrupted."""
+    for kind in ("host", "container", "vm"):
+        with contextlib.suppress(pytest.skip.Exception):
+            able(kind)
+            subprocess.run(
+                [Path(sys.executable).with_name("hybrid"), "run", "--rm", "--as", kind, specs / "tools.yaml"],
+                env={**os.environ, "HYBRID_HOME": str(home)},
+                check=True,
+            )
 
 
 def killed_after(running: Any, seconds: float) -> None:

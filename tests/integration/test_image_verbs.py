@@ -287,9 +287,6 @@ def test_a_containerfile(
         def step(self, text: str) -> None:
             steps.append(text)
 
-        def notice(self, text: str) -> None:
-            pass
-
         def amount(self, text: str, total: int, done: Callable[[], int]) -> None:
             pass
 

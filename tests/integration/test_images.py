@@ -299,9 +299,6 @@ def test_pull_by_tag_and_digest(store: ImageStore, pushed: str) -> None:
         def step(self, text: str) -> None:
             steps.append(text)
 
-        def notice(self, text: str) -> None:
-            pass
-
         def amount(self, text: str, total: int, done: Callable[[], int]) -> None:
             assert total > 0 and done() == 0
             steps.append(text)

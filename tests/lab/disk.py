@@ -27,8 +27,6 @@ BASE = (
     *("linux-image-cloud-amd64", "initramfs-tools", "zstd"),
 )
 WITHOUT = ("/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*")
-USER = "alice"
-"""Of the groups `users` and `kvm`, with ids of its own in /etc/subuid."""
 KEPT = 2
 BUILD_TIMEOUT = 900.0
 
@@ -155,21 +153,13 @@ def make_tree(folder: Path, tree: Path, sources: str) -> None:
         shutil.rmtree(link) if link.is_dir() else link.unlink()
 
 
-def make_user(tree: Path) -> None:
-    """An ordinary user, whose user manager of systemd runs from the start."""
-    run(["chroot", tree, "useradd", "--create-home", "--groups", "kvm", USER])
-    (tree / "var/lib/systemd/linger").mkdir(exist_ok=True)
-    (tree / "var/lib/systemd/linger" / USER).touch()
-
-
 def configure(tree: Path) -> None:
     """Name the machine, load what a host of VMs has loaded, and open the one way in."""
     etc = tree / "etc"
     (etc / "hostname").write_text("lab\n")
     (etc / "fstab").write_text("/dev/vdb /lab ext4 ro 0 0\n")
     (tree / "lab").mkdir()
-    (etc / "modules-load.d/lab.conf").write_text("kvm_amd\nvhost_vsock\ntun\n")
-    make_user(tree)
+    (etc / "modules-load.d/lab.conf").write_text("kvm_amd\nvhost_vsock\n")
     (etc / "systemd/system/lab.service").write_text(UNIT)
     (tree / "usr/local/bin/hybrid").write_text(HYBRID)
     (tree / "usr/local/bin/hybrid").chmod(0o755)

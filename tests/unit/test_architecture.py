@@ -24,15 +24,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("hybrid.report", "hybrid.doctor"),
     ("hybrid.compare", "hybrid.answers", "hybrid.noise", "hybrid.summary"),
     ("hybrid.measure", "hybrid.metrics", "hybrid.result", "hybrid.samples"),
-    ("hybrid.launch", "hybrid.salvage", "hybrid.copy", "hybrid.untar"),
+    ("hybrid.launch", "hybrid.salvage"),
     ("hybrid.drivers",),
     ("vm", "container"),
     ("hybrid.images",),
-    (
-        "hybrid.spec",
-        *("hybrid.specerrors", "hybrid.specforms", "hybrid.specmounts", "hybrid.specnetwork", "hybrid.specoptions"),
-        "hybrid.yamlfile",
-    ),
+    ("hybrid.spec", "hybrid.specerrors", "hybrid.specforms", "hybrid.yamlfile"),
 )
 # Words and pure functions that every layer speaks, though their package is higher.
 COMMON = ("hybrid.images.reference", "hybrid.images.progress")
@@ -104,7 +100,7 @@ def test_a_command_line_loads_nothing_heavy(words: list[str], tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("container.driver", ("vm", "libvirt", "paramiko", "scipy", "matplotlib", "rich", "hybrid.network.model")),
+        ("container.driver", ("vm", "libvirt", "paramiko", "scipy", "matplotlib", "rich")),
         ("container.host", ("vm", "libvirt", "paramiko", "scipy", "matplotlib", "rich")),
         ("vm.driver", ("container", "paramiko", "scipy", "matplotlib", "rich")),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from hybrid.__main__ import run
 from hybrid.cli import app, errors, table
-from hybrid.cli.view import describe
+from hybrid.cli.ps import describe
 from hybrid.driver import Kind, State, Status
 from hybrid.errors import CommandError, HybridError, NotReadyError, SpecError, ToolError
 from hybrid.home import Home
@@ -49,6 +49,7 @@ def test_light_commands_load_nothing_heavy(words: list[str]) -> None:
         (["run"], 125, "SPEC|IMAGE"),
         (["run", "--nonsense", "x.yaml"], 125, "--nonsense"),
         (["run", "--as", "jail", "x.yaml"], 125, "jail"),
+        (["run", "--rm", "-d", "x.yaml"], 125, "no daemon"),
         (["run", "missing.yaml"], 125, "missing.yaml"),
         (["rm"], 2, "NAME"),
         (["ps", "--format", "xml"], 2, "xml"),
@@ -107,13 +108,12 @@ def test_prune_removes_what_a_killed_process_left_and_nothing_that_is_being_made
     store = InstanceStore(Home(root, root))
     abandoned = root / "instances" / ".killed.00000000"
     abandoned.mkdir(parents=True)
-    id = new_id()
-    with store.making("young", id) as (directory, commit):
+    with store.making("young") as (directory, commit):
         assert run(["prune"]) == 0
         assert directory.exists()
         assert not abandoned.exists()
-        record = Record("young", id, Kind.HOST, "sha256:0", "x", ("true",), 0.0, directory)
-        assert commit(record).directory == root / "instances" / id
+        record = Record("young", new_id(), Kind.HOST, "sha256:0", "x", ("true",), 0.0, directory)
+        assert commit(record).directory == root / "instances" / "young"
 
 
 def test_errors_say_what_where_and_mend() -> None:

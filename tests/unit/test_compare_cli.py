@@ -25,7 +25,7 @@ Scripted = Callable[..., tuple[Any, Any]]
 def scripts(scripted: Scripted, image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[Kind, Any]:
     """The scripts of the drivers that the command finds."""
     made = {kind: scripted(kind) for kind in Kind}
-    monkeypatch.setattr(drivers, "driver", lambda kind, home, connect=None: made[kind][0])
+    monkeypatch.setattr(drivers, "driver", lambda kind, home: made[kind][0])
     monkeypatch.setattr(images.ImageStore, "ensure", lambda self, spec, progress=None: image)
     monkeypatch.setenv("HYBRID_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)

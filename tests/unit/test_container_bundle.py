@@ -23,7 +23,7 @@ def place(**changes: Any) -> bundle.Place:
         "etc": Path("/home/i/one/etc"),
         "cgroup": "/hybrid-0123456789abcdef",
         "ids": IdMap(2_000_000_000),
-        "rlimits": {"nofile": (1024, 20000)},
+        "open_files": (1024, 20000),
         "swap": True,
         "seccomp": {"defaultAction": "SCMP_ACT_ERRNO"},
     }

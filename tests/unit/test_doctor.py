@@ -38,7 +38,7 @@ class Patient:
 
 
 def patients(monkeypatch: pytest.MonkeyPatch, *ill: Kind) -> None:
-    def driver(kind: Kind, home: Home, connect: str | None = None) -> Any:
+    def driver(kind: Kind, home: Home) -> Any:
         return Patient(kind, [Problem("no engine", "install one")] if kind in ill else [])
 
     monkeypatch.setattr(drivers, "driver", driver)

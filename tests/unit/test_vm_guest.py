@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.driver import Health
 from hybrid.errors import HostError
 from hybrid.home import Home
 from hybrid.image import Healthcheck, Process
 from hybrid.marks import Mark, Marks
 from hybrid.process import run
 from vm import accel, evidence, guest, initramfs, kernel
-from vm.embedded import qemu_conf
+from vm.connection import qemu_conf
 from vm.events import Events
 from vm.streams import Feed, Follow
 
@@ -71,7 +70,7 @@ def test_the_config_holds_every_value_between_nul_bytes() -> None:
     assert b"env=KEY=a=b c" in pairs
     assert b"group=4" in pairs and b"group=5" in pairs
     assert b"stdin=1" in pairs
-    assert b"probe_start_interval=50" in pairs and b"probe_interval=30000" in pairs and b"probe_timeout=2000" in pairs
+    assert b"probe_interval=50" in pairs and b"probe_timeout=2000" in pairs
 
 
 def test_a_nul_byte_is_refused() -> None:
@@ -157,23 +156,15 @@ def test_events_are_stamped_as_they_are_read_and_the_first_word_counts(tmp_path:
 def test_a_hostile_guest_says_nothing_that_counts(tmp_path: Path) -> None:
     events = Events(tmp_path / "events")
     events.path.write_bytes(
-        b"exit 999\nexit -1\nexit ten\nexec-failed x\nhealth z 1 1 00"
-        b"\nhealth healthy x 1 00\nhealth healthy 1 -2 00\nevidence a zz\n\xff\xfe\n" + b"A" * 100_000 + b"\nexit 3\n"
+        b"exit 999\nexit -1\nexit ten\nexec-failed x\nprobe z 00\nevidence a zz\n\xff\xfe\n"
+        + b"A" * 100_000
+        + b"\nexit 3\n"
     )
     events.read()
     assert events.exit_code == 3
     assert events.exec_errno is None
-    assert events.health is None and events.probes == []
+    assert events.probe is None
     assert events.evidence == [("a", "")]
-
-
-def test_health_is_told_with_its_latest_results(tmp_path: Path) -> None:
-    events = Events(tmp_path / "events")
-    lines = [f"health starting {number} 1 {b'sick'.hex()}" for number in range(7)] + ["health unhealthy 7 -1 ", "oom"]
-    events.path.write_text("\n".join([*lines, ""]))
-    events.read()
-    assert (events.health, events.streak, events.oom_killed) == (Health.UNHEALTHY, 7, True)
-    assert events.probes == [(1, "sick")] * 4 + [(-1, "")]
 
 
 def test_evidence_keeps_what_was_told_and_nothing_else() -> None:
