@@ -38,6 +38,7 @@ def by_hand(instance: ContainerInstance, test: tuple[str, ...], pause: float) ->
     instance.runtime.root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def work() -> tuple[float, float]:
+        mounts.own_null(instance.layers.root)
         mounts.mount_root(instance.layers, userns)
         if (idle := cgroups.tree().idle) is not None:
             mounts.hide(idle)

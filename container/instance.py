@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import stat
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,7 @@ class ContainerInstance(LocalInstance):
         userns = None if ids is None else mounts.user_namespace(IdMap(*ids))
 
         def prepared() -> None:
+            mounts.own_null(self.layers.root)
             mounts.mount_root(self.layers, userns)
             if self._record.engine.get("init"):
                 init.delegate(self.cgroup, None if ids is None else IdMap(*ids))
@@ -84,9 +86,9 @@ class ContainerInstance(LocalInstance):
     def _run(self, stdio: Stdio) -> None:
         """Attached: the runtime leaves the command to this process, its parent from then on (a subreaper)."""
         argv = self.runtime.argv("run", "--detach", *self._bundle(), self._record.id, log=self._log)
-        stdin = process.DEVNULL if stdio.stdin < 0 else stdio.stdin
+        stdin, stdout, stderr = (_not_null(each) for each in (stdio.stdin, stdio.stdout, stdio.stderr))
         # A group of its own, by which the processes that it leaves to us are told from others and reaped.
-        self._child = process.launch(argv, stdin=stdin, stdout=stdio.stdout, stderr=stdio.stderr, new_session=True)
+        self._child = process.launch(argv, stdin=stdin, stdout=stdout, stderr=stderr, new_session=True)
         self._launched = self._child.pid
         self._marks.stamp(Mark.SPAWN)
 
@@ -216,3 +218,11 @@ class ContainerInstance(LocalInstance):
         super()._release()
         if self._events is not None:
             self._events.close()
+
+
+def _not_null(descriptor: int) -> int:
+    """A stream for a runtime: the null device that this thread sees in the place of the host's, or of nothing."""
+    if descriptor < 0:
+        return process.DEVNULL
+    status = os.fstat(descriptor)
+    return process.DEVNULL if stat.S_ISCHR(status.st_mode) and status.st_rdev == mounts.NULL else descriptor

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
+
+NULL = os.makedev(1, 3)
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
 _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 32, 4096, 16384, 1 << 19
@@ -113,6 +116,20 @@ def hide(path: Path) -> None:
     """Unmount `path` in this thread's namespace, if something is mounted there."""
     if path.is_mount():
         _check(_libc.umount2(os.fsencode(path), _MNT_DETACH), f"umount {path}")
+
+
+def own_null(at: Path) -> None:
+    """Put a null device of its own in the place of the host's, in this thread's namespace.
+
+    Runtimes bind the device into the container, and give to its root what they get as a stream: the
+    host's would be a container's to change. `at` is an empty directory, and is one again afterwards.
+    """
+    _mount("tmpfs", at, "tmpfs", _MS_NOSUID, "mode=0755")
+    node = at / "null"
+    os.mknod(node, stat.S_IFCHR | 0o666, NULL)
+    node.chmod(0o666)
+    _mount(node, os.devnull, None, _MS_BIND)
+    hide(at)
 
 
 def mount_root(layers: Layers, userns: int | None) -> None:

@@ -75,20 +75,23 @@ class Runtime:
         """Run a process (`process` of config.json) in a container; it is killed after `timeout` seconds."""
         pid_file = directory / "exec.pid"
         pid_file.unlink(missing_ok=True)
-        given, giving = os.memfd_create("process"), os.memfd_create("output")
+        # Files of no name: the runtime gives its streams to the container, to which the host's null device is nothing.
+        given, giving, empty = (os.memfd_create(name) for name in ("process", "output", "input"))
         try:
             os.write(given, json.dumps(spec).encode())
             argv = self.argv("exec", "--process", f"/proc/self/fd/{given}", "--pid-file", pid_file, id)
             child = in_view(
-                lambda: process.launch(argv, stdout=giving, stderr=giving, pass_fds=[given], new_session=True)
+                lambda: process.launch(
+                    argv, stdin=empty, stdout=giving, stderr=giving, pass_fds=[given], new_session=True
+                )
             )
             code = process.bounded(child, timeout, lambda: _kill(pid_file))
             output = os.pread(giving, _OUTPUT, max(0, os.fstat(giving).st_size - _OUTPUT))
             return Outcome(code, output.decode(errors="replace"))
         finally:
             bury()
-            os.close(given)
-            os.close(giving)
+            for descriptor in (given, giving, empty):
+                os.close(descriptor)
 
 
 def _kill(pid_file: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hybrid import cgroups, process
+from hybrid.driver import Stdio
 from hybrid.errors import HybridError
 
 if TYPE_CHECKING:
@@ -45,6 +46,30 @@ def test_without_a_user_namespace(container: Bench, runtime: str) -> None:
     assert result.out.split() == [b"0", b"0", b"4294967295"]
     layer = container.made[-1].record.directory / "layer/upper/root/x"
     assert layer.stat().st_uid == 0
+
+
+@pytest.mark.parametrize("userns", [True, False])
+@pytest.mark.parametrize("how", ["without input", "given", "detached"])
+def test_the_hosts_null_device_is_not_its_to_change(container: Bench, runtime: str, how: str, userns: bool) -> None:
+    """By its name, by a stream, or by those of its healthcheck."""
+    change = "chmod 640 /dev/null /proc/self/fd/0 /proc/self/fd/1; chown 7 /dev/null /proc/self/fd/0"
+    check = {"test": ["CMD-SHELL", f"{change}; true"]}
+    keys = {"container": {"runtime": runtime, "userns": userns}, "healthcheck": check}
+    host = Path(os.devnull)
+    before = host.stat()
+    instance = container.make("sh", "-c", f"{change}; [ -c /dev/null ] && sleep 1000", **keys)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        streams = {"without input": Stdio(-1, null, null), "given": Stdio(null, null, null), "detached": None}
+        instance.start(streams[how])
+        instance.wait_ready(TIMEOUT)
+        after = host.stat()
+        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+        instance.stop(0)
+    finally:
+        os.close(null)
+        host.chmod(before.st_mode & 0o7777)
+        os.chown(host, before.st_uid, before.st_gid)
 
 
 def test_limits_are_those_of_the_spec(container: Bench, runtime: str) -> None:
